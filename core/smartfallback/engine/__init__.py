@@ -1,0 +1,1 @@
+"""Plan, dispatch, settle; the operator's commands; the snapshot."""

@@ -1,0 +1,106 @@
+"""What an operator can tell the engine to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from smartfallback.model.circuits import CircuitTarget
+from smartfallback.model.specs import HybridSettings, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """No new requests for the account; those running finish; then it is DRAINED."""
+
+    account: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Make a draining or drained account ACTIVE again."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disable:
+    """Take the account out of service at once; running answers finish."""
+
+    account: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enable:
+    """Put a disabled account back, and clear what needed attention."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForceFailover:
+    """Move traffic away from an account or a provider.
+
+    Its circuit is forced open (for ``duration_s``, or until it is reset) and requests that wait
+    for their first token there are switched away at once; answers already flowing finish.
+    """
+
+    target: CircuitTarget
+    reason: str
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCircuit:
+    """Force a circuit open, for ``duration_s`` or until it is reset."""
+
+    target: CircuitTarget
+    reason: str
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCircuit:
+    """Close a circuit now; its counts start anew."""
+
+    target: CircuitTarget
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResetCircuit:
+    """Back to CLOSED with cleared counts and back-off, and any cooldown of the target lifted."""
+
+    target: CircuitTarget
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetStrategy:
+    """Let a pool select by another strategy; ``hybrid`` replaces the formula's terms when given."""
+
+    pool: str
+    strategy: Strategy
+    hybrid: HybridSettings | None = None
+
+
+Command = (
+    Drain
+    | Resume
+    | Disable
+    | Enable
+    | ForceFailover
+    | OpenCircuit
+    | CloseCircuit
+    | ResetCircuit
+    | SetStrategy
+)
+
+
+class CommandResult(NamedTuple):
+    """Whether a command took effect, and what it did or why it could not, in a sentence."""
+
+    ok: bool
+    message: str

@@ -1,0 +1,219 @@
+"""What happened: frozen values with a sequence number, in the order in which it happened.
+
+Panels, telemetry and recordings are projections of these events. :class:`Delta` goes only to the
+caller of its request; all others are also published to subscribers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from smartfallback.model.circuits import CircuitState, CircuitTarget
+from smartfallback.model.decisions import AdminState, Decision
+from smartfallback.model.outcomes import AttemptRecord, Failure, NextStep
+from smartfallback.model.quota import QuotaStatus
+from smartfallback.model.requests import Degradation, Origin, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events. ``seq`` grows by one an event; ``at`` is in epoch seconds."""
+
+    seq: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEvent(Event):
+    """Base of the events in a request's life."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRouted(RequestEvent):
+    """A request came in and its first candidate is chosen."""
+
+    chain: str
+    origin: Origin
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted(RequestEvent):
+    """A candidate is being tried."""
+
+    attempt: int
+    account: str
+    pool: str
+    provider: str
+    model: str
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(RequestEvent):
+    """A piece of the answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded(RequestEvent):
+    """Base of the ways in which an attempt ends."""
+
+    attempt: int
+    account: str
+    pool: str
+    provider: str
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed(AttemptEnded):
+    """An attempt ended in an error; ``then`` says what the engine does next."""
+
+    failure: Failure
+    then: NextStep
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDiverted(AttemptEnded):
+    """An operator moved the request away before its first token."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDegraded(RequestEvent):
+    """The answer will be less than what was asked for."""
+
+    degradation: Degradation
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished(RequestEvent):
+    """The answer is complete. Subscribers get the reply too, with its text."""
+
+    origin: Origin
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed(RequestEvent):
+    """No account could answer, or the answer broke off (``partial_chars`` had been delivered)."""
+
+    origin: Origin
+    chain: str
+    failure: Failure
+    attempts: tuple[AttemptRecord, ...]
+    latency_s: float
+    partial_chars: int
+    next_available_at: float | None
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCancelled(RequestEvent):
+    """The caller went away; nobody is blamed."""
+
+    origin: Origin
+    attempts: tuple[AttemptRecord, ...]
+    latency_s: float
+
+
+class Actor(StrEnum):
+    """Who caused a change."""
+
+    SYSTEM = "system"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChanged(Event):
+    """A circuit went from one state to another. ``until`` is when an open one may probe."""
+
+    target: CircuitTarget
+    old: CircuitState
+    new: CircuitState
+    cause: str
+    actor: Actor
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdminChanged(Event):
+    """An account's admin state changed."""
+
+    account: str
+    old: AdminState
+    new: AdminState
+    reason: str
+    actor: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class CooldownStarted(Event):
+    """An account (or one of its models) rests until a time."""
+
+    account: str
+    model: str | None
+    until: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaStatusChanged(Event):
+    """The status of an account's binding window changed."""
+
+    account: str
+    old: QuotaStatus
+    new: QuotaStatus
+    percent_used: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaReset(Event):
+    """A quota window began anew."""
+
+    account: str
+    window: str
+    used_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class StrategyChanged(Event):
+    """A pool selects by another strategy."""
+
+    pool: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRaised(Event):
+    """An account can't serve until somebody acts; ``hint`` says how."""
+
+    account: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DegradedModeChanged(Event):
+    """A chain's first pool stopped, or started again, having any usable account."""
+
+    chain: str
+    degraded: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderNotice(Event):
+    """A provider tells something worth knowing, such as a restarted child process."""
+
+    pool: str
+    message: str
+
+

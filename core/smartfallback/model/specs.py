@@ -1,0 +1,154 @@
+"""The configured system: accounts, pools, chains. What configuration yields and the engine runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from smartfallback.model.circuits import ACCOUNT_DEFAULT, PROVIDER, CircuitSettings
+from smartfallback.model.quota import QuotaThresholds, WindowSpec
+from smartfallback.model.requests import Capability
+from smartfallback.model.secrets import Secret
+
+
+class ProviderKind(StrEnum):
+    """The adapters there are."""
+
+    GEMINI = "gemini"
+    OPENAI = "openai"
+    COPILOT = "copilot"
+    OPENCODE = "opencode"
+    LOCAL = "local"
+
+
+class Strategy(StrEnum):
+    """How a pool orders its accounts."""
+
+    GREEDY = "greedy"
+    ROUND_ROBIN = "round_robin"
+    STICKY = "sticky"
+    LRU = "lru"
+    HYBRID = "hybrid"
+
+
+class Recency(StrEnum):
+    """Which way round the recency term of ``hybrid`` counts."""
+
+    WARM = "warm"
+    RESTED = "rested"
+
+
+class ReserveRule(StrEnum):
+    """When quota between the soft and the hard limit is spent."""
+
+    BEFORE_LOCAL = "before_local"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class HybridSettings:
+    """The terms of the hybrid formula.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
+    """
+
+    quota_weight: float = 0.6
+    recency_weight: float = 0.4
+    recency_horizon_s: float = 86_400.0
+    lru_share: float = 0.10
+    top_k: int = 3
+    jitter_low: float = 0.95
+    jitter_high: float = 1.05
+    recency: Recency = Recency.WARM
+
+    def __post_init__(self) -> None:
+        if self.quota_weight < 0 or self.recency_weight < 0:
+            raise ValueError("quota_weight and recency_weight must not be negative")
+        if not self.recency_horizon_s > 0:
+            raise ValueError(f"recency_horizon_s must be above 0, not {self.recency_horizon_s!r}")
+        if not 0 <= self.lru_share <= 1:
+            raise ValueError(f"lru_share must be from 0 to 1, not {self.lru_share!r}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k!r}")
+        if not 0 < self.jitter_low <= self.jitter_high:
+            raise ValueError("jitter_low must be above 0 and at most jitter_high")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for one million tokens."""
+
+    input: float
+    output: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of the waits of one attempt, in seconds."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 20.0
+    idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSpec:
+    """One identity with a provider."""
+
+    id: str
+    api_key: Secret | None = None
+    quota: tuple[WindowSpec, ...] = ()
+    max_concurrency: int = 8
+    base_url: str | None = None
+    project: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Accounts of one provider that stand for the same step of a chain.
+
+    ``provider_id`` names the API that the accounts share, for its circuit and for screens; pools
+    with one ``provider_id`` share one circuit. ``notice`` is put before each answer of the pool.
+    """
+
+    name: str
+    provider: ProviderKind
+    provider_id: str
+    accounts: tuple[AccountSpec, ...]
+    model: str = ""
+    base_url: str | None = None
+    model_path: Path | None = None
+    strategy: Strategy = Strategy.HYBRID
+    hybrid: HybridSettings = field(default_factory=HybridSettings)
+    thresholds: QuotaThresholds = field(default_factory=QuotaThresholds)
+    reserve: ReserveRule = ReserveRule.BEFORE_LOCAL
+    account_circuit: CircuitSettings = ACCOUNT_DEFAULT
+    provider_circuit: CircuitSettings = PROVIDER
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    context_tokens: int | None = None
+    capabilities: frozenset[Capability] = frozenset()
+    default_output_tokens: int = 1_024
+    burst_cooldown_s: float = 5.0
+    price: Price | None = None
+    notice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSpec:
+    """An ordered list of pools, by name."""
+
+    name: str
+    pools: tuple[str, ...]
+    timeout_s: float = 120.0
+    switch_on_content_filter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSpec:
+    """Everything that an orchestrator is built from."""
+
+    pools: tuple[PoolSpec, ...]
+    chains: tuple[ChainSpec, ...]
+    simulated: bool = False

@@ -1,0 +1,1 @@
+"""What to decide: plain synchronous objects; time and randomness are handed in."""

@@ -1,0 +1,1 @@
+"""Adapters: one file a kind of upstream; a call becomes a stream of chunks or a typed error."""

@@ -1,0 +1,1 @@
+"""Projections of events: latency, rates and fairness over time."""
