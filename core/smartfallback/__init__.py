@@ -1,0 +1,1 @@
+"""SmartFallback: routes each request to the LLM account that should answer it."""

@@ -1,0 +1,1 @@
+"""The console's built-in themes, as data files beside this module."""
