@@ -1,1 +1,235 @@
-"""SmartFallback: routes each request to the LLM account that should answer it."""
+"""SmartFallback: routes each request to the LLM account that should answer it.
+
+This module is the library's public face; everything else may change. Values (requests, events,
+commands, the snapshot) are imported at once, what acts on them when it is first used.
+
+Example::
+
+    from smartfallback import Orchestrator, Request, load_config
+
+    async with Orchestrator(load_config(path).spec) as orchestrator:
+        reply = await orchestrator.chat(Request.ask("Why is the sky blue?"))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from smartfallback.clock import Clock, SystemClock
+from smartfallback.model.circuits import CircuitScope, CircuitSettings, CircuitState, CircuitTarget
+from smartfallback.model.commands import (
+    CloseCircuit,
+    Command,
+    CommandResult,
+    Disable,
+    Drain,
+    Enable,
+    ForceFailover,
+    OpenCircuit,
+    ResetCircuit,
+    Resume,
+    SetStrategy,
+)
+from smartfallback.model.decisions import AdminState, Decision, Rule, ScoreTerms, Skip, SkipReason, Tier
+from smartfallback.model.events import (
+    Actor,
+    AdminChanged,
+    AttemptDiverted,
+    AttemptFailed,
+    AttemptStarted,
+    AttentionRaised,
+    CircuitChanged,
+    CooldownStarted,
+    DegradedModeChanged,
+    Delta,
+    Event,
+    ProviderNotice,
+    QuotaReset,
+    QuotaStatusChanged,
+    RequestCancelled,
+    RequestDegraded,
+    RequestEvent,
+    RequestFailed,
+    RequestFinished,
+    RequestRouted,
+    StrategyChanged,
+)
+from smartfallback.model.outcomes import (
+    AttemptRecord,
+    AttemptResult,
+    ErrorCategory,
+    Failure,
+    NextStep,
+    RequestError,
+    TimeoutPhase,
+)
+from smartfallback.model.quota import (
+    QuotaStatus,
+    QuotaThresholds,
+    QuotaUnit,
+    TruthLabel,
+    WindowKind,
+    WindowSpec,
+)
+from smartfallback.model.requests import (
+    Capability,
+    Degradation,
+    DegradationKind,
+    Message,
+    Origin,
+    Reply,
+    Request,
+    Role,
+    Usage,
+)
+from smartfallback.model.secrets import Secret
+from smartfallback.model.snapshot import (
+    AccountView,
+    ChainView,
+    CircuitView,
+    FairnessView,
+    LatencyView,
+    PoolView,
+    QuotaView,
+    Snapshot,
+    TrafficView,
+    WindowView,
+)
+from smartfallback.model.specs import (
+    AccountSpec,
+    ChainSpec,
+    HybridSettings,
+    PoolSpec,
+    Price,
+    ProviderKind,
+    Recency,
+    ReserveRule,
+    Strategy,
+    SystemSpec,
+    Timeouts,
+)
+
+if TYPE_CHECKING:
+    from smartfallback.config import ConfigError, LoadedConfig, find_config, load_config
+    from smartfallback.engine.bus import Subscription
+    from smartfallback.engine.orchestrator import Orchestrator
+    from smartfallback.simulation.demo import Demo, demo
+
+_LAZY = {
+    "ConfigError": "smartfallback.config",
+    "Demo": "smartfallback.simulation.demo",
+    "LoadedConfig": "smartfallback.config",
+    "Orchestrator": "smartfallback.engine.orchestrator",
+    "Subscription": "smartfallback.engine.bus",
+    "demo": "smartfallback.simulation.demo",
+    "find_config": "smartfallback.config",
+    "load_config": "smartfallback.config",
+}
+
+
+def __getattr__(name: str) -> Any:  # what it returns is declared by the imports above
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "AccountSpec",
+    "AccountView",
+    "Actor",
+    "AdminChanged",
+    "AdminState",
+    "AttemptDiverted",
+    "AttemptFailed",
+    "AttemptRecord",
+    "AttemptResult",
+    "AttemptStarted",
+    "AttentionRaised",
+    "Capability",
+    "ChainSpec",
+    "ChainView",
+    "CircuitChanged",
+    "CircuitScope",
+    "CircuitSettings",
+    "CircuitState",
+    "CircuitTarget",
+    "CircuitView",
+    "Clock",
+    "CloseCircuit",
+    "Command",
+    "CommandResult",
+    "ConfigError",
+    "CooldownStarted",
+    "Decision",
+    "Degradation",
+    "DegradationKind",
+    "DegradedModeChanged",
+    "Delta",
+    "Demo",
+    "Disable",
+    "Drain",
+    "Enable",
+    "ErrorCategory",
+    "Event",
+    "Failure",
+    "FairnessView",
+    "ForceFailover",
+    "HybridSettings",
+    "LatencyView",
+    "LoadedConfig",
+    "Message",
+    "NextStep",
+    "OpenCircuit",
+    "Orchestrator",
+    "Origin",
+    "PoolSpec",
+    "PoolView",
+    "Price",
+    "ProviderKind",
+    "ProviderNotice",
+    "QuotaReset",
+    "QuotaStatus",
+    "QuotaStatusChanged",
+    "QuotaThresholds",
+    "QuotaUnit",
+    "QuotaView",
+    "Recency",
+    "Reply",
+    "Request",
+    "RequestCancelled",
+    "RequestDegraded",
+    "RequestError",
+    "RequestEvent",
+    "RequestFailed",
+    "RequestFinished",
+    "RequestRouted",
+    "ReserveRule",
+    "ResetCircuit",
+    "Resume",
+    "Role",
+    "Rule",
+    "ScoreTerms",
+    "Secret",
+    "SetStrategy",
+    "Skip",
+    "SkipReason",
+    "Snapshot",
+    "Strategy",
+    "StrategyChanged",
+    "Subscription",
+    "SystemClock",
+    "SystemSpec",
+    "Tier",
+    "TimeoutPhase",
+    "Timeouts",
+    "TrafficView",
+    "TruthLabel",
+    "Usage",
+    "WindowKind",
+    "WindowSpec",
+    "WindowView",
+    "demo",
+    "find_config",
+    "load_config",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -54,6 +55,9 @@ class RateLimitRule(StrEnum):
 class CircuitSettings:
     """How a circuit opens, waits, probes and closes.
 
+    ``window_calls`` judges the last so many calls instead of those of the last ``window_s``
+    seconds. ``slow_call_s`` also makes a slow probe a bad one.
+
     Raises:
         ValueError: A value is out of range; the message names it.
     """
@@ -74,6 +78,7 @@ class CircuitSettings:
     on_rate_limit: RateLimitRule = RateLimitRule.COUNT
     rate_limit_recovery_s: float = 120.0
     initial_state: CircuitState = CircuitState.CLOSED
+    window_calls: int | None = None
 
     def __post_init__(self) -> None:
         positive = (
@@ -88,10 +93,12 @@ class CircuitSettings:
             "rate_limit_recovery_s",
         )
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)!r}")
-        if not self.backoff_multiplier >= 1:
-            raise ValueError(f"backoff_multiplier must be at least 1, not {self.backoff_multiplier!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, not {getattr(self, name)!r}")
+        if not 1 <= self.backoff_multiplier < math.inf:
+            raise ValueError(
+                f"backoff_multiplier must be at least 1 and finite, not {self.backoff_multiplier!r}"
+            )
         if not 0 <= self.recovery_jitter < 1:
             raise ValueError(f"recovery_jitter must be from 0 to below 1, not {self.recovery_jitter!r}")
         for name in ("failure_rate", "slow_call_rate"):
@@ -100,8 +107,17 @@ class CircuitSettings:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {rate!r}")
         if self.slow_call_rate is not None and self.slow_call_s is None:
             raise ValueError("slow_call_rate needs slow_call_s, the duration from which a call is slow")
-        if self.slow_call_s is not None and not self.slow_call_s > 0:
-            raise ValueError(f"slow_call_s must be above 0, not {self.slow_call_s!r}")
+        if self.slow_call_s is not None and not 0 < self.slow_call_s < math.inf:
+            raise ValueError(f"slow_call_s must be above 0 and finite, not {self.slow_call_s!r}")
+        if self.window_calls is not None:
+            rated = self.failure_rate is not None or self.slow_call_rate is not None
+            least = self.min_calls if rated else self.failure_threshold
+            if not self.window_calls >= least:
+                name = "min_calls" if rated else "failure_threshold"
+                raise ValueError(
+                    f"window_calls must be at least {name} ({least}) for the circuit to open, "
+                    f"not {self.window_calls!r}"
+                )
         if self.initial_state in (CircuitState.HALF_OPEN, CircuitState.FORCED_OPEN):
             raise ValueError(f"initial_state can't be {self.initial_state.value!r}")
 

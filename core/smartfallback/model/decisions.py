@@ -75,6 +75,7 @@ class Rule(StrEnum):
     SESSION = "holds this session"
     LEAST_RECENTLY_USED = "least recently used"
     PINNED = "pinned by the request"
+    RETRY = "the same account once more"
 
 
 class ScoreTerms(NamedTuple):

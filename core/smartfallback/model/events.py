@@ -215,5 +215,3 @@ class ProviderNotice(Event):
 
     pool: str
     message: str
-
-

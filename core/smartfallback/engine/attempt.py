@@ -1,0 +1,145 @@
+"""One try of one candidate: reads the adapter's stream within its time limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from smartfallback.engine.planner import Grant
+from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
+from smartfallback.providers.base import Call, Chunk
+
+CLOSE_LIMIT_S = 1.0
+TAIL_LIMIT_S = 1.0
+_RECHECK_S = 0.25
+
+
+class Diverted(Exception):
+    """An operator moved the attempt away before its first token."""
+
+
+class Attempt:
+    """Reads one upstream answer chunk by chunk.
+
+    Three limits apply: the request's deadline always; the first-token time-out until content
+    arrives, and only while another candidate could take over; the idle time-out after that.
+    All times are the event loop's.
+    """
+
+    def __init__(
+        self, grant: Grant, number: int, call: Call, deadline: float, has_alternative: Callable[[], bool]
+    ) -> None:
+        self.grant = grant
+        self.number = number
+        self.text_received = False
+        self.received_chars = 0
+        self._call = call
+        self._deadline = deadline
+        self._has_alternative = has_alternative
+        self._loop = asyncio.get_running_loop()
+        self.started = self._loop.time()
+        self._stream: AsyncGenerator[Chunk, None] = grant.pool.adapter.stream(call)
+        self._timeout: asyncio.Timeout | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._phase = TimeoutPhase.TOTAL
+        self._divert_reason: str | None = None
+
+    @property
+    def latency_s(self) -> float:
+        return self._loop.time() - self.started
+
+    @property
+    def divert_reason(self) -> str:
+        return self._divert_reason or ""
+
+    async def first(self) -> Chunk:
+        """The first chunk with content, or the final one of an answer that has none.
+
+        Raises:
+            ProviderError: The attempt failed, or a limit ran out.
+            Diverted: :meth:`divert` was called.
+        """
+        limits = self.grant.pool.spec.timeouts
+        self._watch = self._loop.call_at(self.started + limits.first_token_s, self._first_token_due)
+        try:
+            while True:
+                chunk = await self._next(self._deadline, TimeoutPhase.TOTAL)
+                if chunk.text or chunk.finish_reason is not None:
+                    return chunk
+        finally:
+            self._watch.cancel()
+
+    async def next(self, *, finished: bool) -> Chunk | None:
+        """The next chunk, None at the end of the stream.
+
+        ``finished`` says that the final chunk was there already: what may still come (usage) is
+        not worth a long wait.
+
+        Raises:
+            ProviderError: The attempt failed, or a limit ran out.
+        """
+        idle_s = self.grant.pool.spec.timeouts.idle_s
+        idle_at = self._loop.time() + (min(TAIL_LIMIT_S, idle_s) if finished else idle_s)
+        limit, phase = (
+            (idle_at, TimeoutPhase.IDLE) if idle_at < self._deadline else (self._deadline, TimeoutPhase.TOTAL)
+        )
+        try:
+            return await self._next(limit, phase)
+        except StopAsyncIteration:
+            return None
+
+    def divert(self, reason: str) -> bool:
+        """End the attempt in favour of another candidate, unless its answer has begun."""
+        if self.text_received or self._divert_reason is not None:
+            return False
+        self._divert_reason = reason
+        self._cut(TimeoutPhase.FIRST_TOKEN)
+        return True
+
+    async def aclose(self) -> None:
+        """End the upstream call; bounded, and safe after any error or cancellation."""
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._stream.aclose()
+        except Exception:  # noqa: S110 - whatever a dying stream still says changes nothing any more
+            pass
+
+    async def _next(self, limit: float, phase: TimeoutPhase) -> Chunk:
+        self._phase = phase
+        try:
+            async with asyncio.timeout_at(limit) as self._timeout:
+                if self._divert_reason is not None:
+                    raise Diverted(self._divert_reason)
+                return await anext(self._stream)
+        except TimeoutError:
+            if self._divert_reason is not None:
+                raise Diverted(self._divert_reason) from None
+            raise ProviderError(self._timed_out()) from None
+        except StopAsyncIteration:
+            if not self.text_received:
+                raise ProviderError(
+                    Failure(ErrorCategory.MALFORMED_RESPONSE, "the answer ended before it began")
+                ) from None
+            raise
+        finally:
+            self._timeout = None
+
+    def _first_token_due(self) -> None:
+        if self._has_alternative():
+            self._cut(TimeoutPhase.FIRST_TOKEN)
+        else:
+            self._watch = self._loop.call_later(_RECHECK_S, self._first_token_due)
+
+    def _cut(self, phase: TimeoutPhase) -> None:
+        if self._timeout is not None and not self._timeout.expired():
+            self._phase = phase
+            self._timeout.reschedule(self._loop.time())
+
+    def _timed_out(self) -> Failure:
+        limits = self.grant.pool.spec.timeouts
+        waited = {
+            TimeoutPhase.FIRST_TOKEN: f"no first token within {limits.first_token_s:g} s",
+            TimeoutPhase.IDLE: f"the stream stood still for {limits.idle_s:g} s",
+        }
+        message = waited.get(self._phase, "the request's deadline passed")
+        return Failure(ErrorCategory.TIMEOUT, message, phase=self._phase)

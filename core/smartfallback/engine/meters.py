@@ -1,0 +1,98 @@
+"""Telemetry of one orchestrator: projections of its events, never asked on the request path."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from smartfallback.clock import Clock
+from smartfallback.model.events import (
+    Event,
+    RequestCancelled,
+    RequestFailed,
+    RequestFinished,
+    RequestRouted,
+)
+from smartfallback.model.quota import WindowSpec
+from smartfallback.model.snapshot import FairnessView
+from smartfallback.policy.fairness import FairnessWindow, PoolUsage
+from smartfallback.telemetry.latency import LatencyHistogram
+from smartfallback.telemetry.traffic import TrafficMeter
+
+FAIRNESS_POINTS = 120
+FAIRNESS_STEP_S = 15.0
+_FAIRNESS_CACHE_S = 1.0
+
+
+class PoolAccounts:
+    """A pool's account ids with their slots and the window that their use is compared to."""
+
+    def __init__(self, ids: Sequence[str], limits: Sequence[WindowSpec | None]) -> None:
+        self.slots: Mapping[str, int] = {account_id: slot for slot, account_id in enumerate(ids)}
+        self.limits = tuple(limits)
+
+
+class Meters:
+    """Latency, traffic and fairness, fed with every event."""
+
+    def __init__(self, pools: Mapping[str, PoolAccounts], clock: Clock) -> None:
+        now = clock.monotonic()
+        self._clock = clock
+        self._pools = pools
+        self._usage = {name: PoolUsage(len(pool.slots), now=now) for name, pool in pools.items()}
+        self._fairness: dict[str, tuple[float, FairnessView]] = {}
+        self._next_point = now + FAIRNESS_STEP_S
+        self.latency = LatencyHistogram(now)
+        self.first_token = LatencyHistogram(now)
+        self.traffic = TrafficMeter(now)
+        self.fairness_series: dict[str, deque[float]] = {
+            name: deque(maxlen=FAIRNESS_POINTS) for name, pool in pools.items() if len(pool.slots) > 1
+        }
+
+    def on_event(self, event: Event) -> None:
+        """Take one event into account."""
+        kind = type(event)
+        if kind is RequestRouted:
+            self.traffic.started(self._clock.monotonic())
+        elif isinstance(event, RequestFinished):
+            self._finished(event)
+        elif isinstance(event, RequestFailed):
+            now = self._clock.monotonic()
+            if not event.attempts:
+                self.traffic.started(now)
+            self.traffic.finished(now, ok=False, fallback=len(event.attempts) > 1, tokens=0)
+        elif isinstance(event, RequestCancelled) and event.attempts:
+            self.traffic.cancelled(self._clock.monotonic())
+
+    def _finished(self, event: RequestFinished) -> None:
+        now = self._clock.monotonic()
+        reply = event.reply
+        tokens = reply.usage.total_tokens
+        fallback = len(reply.attempts) > 1 or reply.degraded
+        self.traffic.finished(now, ok=True, fallback=fallback, tokens=tokens)
+        self.latency.record(reply.latency_s, now)
+        if reply.first_token_s is not None:
+            self.first_token.record(reply.first_token_s, now)
+        pool = self._pools[reply.pool]
+        self._usage[reply.pool].add(pool.slots[reply.account], tokens, now)
+
+    def fairness(self, pool: str, now: float) -> FairnessView:
+        """A pool's Gini coefficients over the last hour, at most a second old."""
+        known = self._fairness.get(pool)
+        if known is None or now - known[0] >= _FAIRNESS_CACHE_S:
+            view = self._usage[pool].fairness(FairnessWindow.HOUR, now, self._pools[pool].limits)
+            if known is not None and known[1] == view:
+                view = known[1]
+            known = (now, view)
+            self._fairness[pool] = known
+        return known[1]
+
+    def tick(self, now: float) -> None:
+        """Add a point to each fairness series when one is due."""
+        if now < self._next_point:
+            return
+        self._next_point = now + FAIRNESS_STEP_S
+        for name, series in self.fairness_series.items():
+            value = self.fairness(name, now).requests
+            if value is not None:
+                series.append(value)

@@ -1,0 +1,108 @@
+"""Builds the snapshot: views are kept until what they show has changed."""
+
+from __future__ import annotations
+
+from smartfallback.clock import Clock
+from smartfallback.engine.bus import Bus
+from smartfallback.engine.meters import Meters
+from smartfallback.engine.roster import AccountRuntime, PoolRuntime, Roster
+from smartfallback.model.decisions import Skip, SkipReason
+from smartfallback.model.snapshot import AccountView, ChainView, CircuitView, PoolView, Snapshot
+from smartfallback.policy.circuit import Circuit
+
+
+class Observer:
+    """Reads the roster and the meters into frozen trees."""
+
+    def __init__(self, roster: Roster, meters: Meters, clock: Clock, bus: Bus, *, simulated: bool) -> None:
+        self._roster = roster
+        self._meters = meters
+        self._clock = clock
+        self._bus = bus
+        self._simulated = simulated
+
+    def snapshot(self) -> Snapshot:
+        """The state of everything now."""
+        now = self._clock.monotonic()
+        at = self._clock.time()
+        meters = self._meters
+        return Snapshot(
+            version=self._bus.last_seq,
+            at=at,
+            simulated=self._simulated,
+            chains=tuple(
+                ChainView(chain.name, tuple(pool.name for pool in chain.pools), chain.degraded)
+                for chain in self._roster.chains.values()
+            ),
+            pools=tuple(self._pool(pool, now, at) for pool in self._roster.pools.values()),
+            latency=meters.latency.view(now),
+            first_token=meters.first_token.view(now),
+            traffic=meters.traffic.view(now),
+            fairness_series=tuple((name, tuple(series)) for name, series in meters.fairness_series.items()),
+        )
+
+    def _pool(self, pool: PoolRuntime, now: float, at: float) -> PoolView:
+        spec = pool.spec
+        return PoolView(
+            name=pool.name,
+            provider=spec.provider,
+            provider_id=pool.provider.id,
+            model=spec.model,
+            strategy=pool.strategy,
+            accounts=tuple(account.view or self._account(account, now, at) for account in pool.accounts),
+            provider_circuit=_circuit_view(pool.provider.circuit, now, at),
+            fairness=self._meters.fairness(pool.name, now),
+            unavailable=pool.unavailable,
+        )
+
+    def _account(self, account: AccountRuntime, now: float, at: float) -> AccountView:
+        spec = account.pool.spec
+        cooldown = account.cooldown_until
+        view = AccountView(
+            id=account.id,
+            pool=account.pool.name,
+            provider=spec.provider,
+            provider_id=account.pool.provider.id,
+            model=spec.model,
+            admin=account.admin,
+            admin_reason=account.admin_reason,
+            attention=account.attention,
+            quota=account.ledger.view(at),
+            circuit=_circuit_view(account.circuit, now, at),
+            model_circuits=tuple(
+                _circuit_view(circuit, now, at) for circuit in account.model_circuits.values()
+            ),
+            cooldown_until=None if cooldown is None else at + cooldown - now,
+            cooldown_reason=account.cooldown_reason,
+            in_flight=account.in_flight,
+            max_concurrency=account.limit,
+            last_used_at=account.last_used_at,
+            requests=account.requests,
+            failures=account.failures,
+            tokens=account.tokens,
+            skip=account.parked or _pool_skip(account.pool),
+        )
+        account.view = view
+        return view
+
+
+def _pool_skip(pool: PoolRuntime) -> Skip | None:
+    if pool.unavailable:
+        return Skip(pool.name, pool.name, SkipReason.UNAVAILABLE, pool.unavailable)
+    return None
+
+
+def _circuit_view(circuit: Circuit, now: float, at: float) -> CircuitView:
+    statistics = circuit.statistics(now)
+    return CircuitView(
+        target=circuit.target,
+        state=circuit.state,
+        since=at + circuit.since - now,
+        until=None if circuit.until is None else at + circuit.until - now,
+        cause=circuit.cause,
+        failures=statistics.failures,
+        calls=statistics.calls,
+        success_rate=statistics.success_rate,
+        rejected=statistics.rejected,
+        generation=circuit.generation,
+    )

@@ -1,0 +1,192 @@
+"""Carries out the operator's commands. Nothing else outside a request changes an account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from smartfallback.clock import Clock
+from smartfallback.engine.bus import Bus
+from smartfallback.engine.placement import Placement
+from smartfallback.engine.roster import AccountRuntime, Roster
+from smartfallback.engine.settlement import Settlement
+from smartfallback.model.circuits import CircuitScope, CircuitTarget
+from smartfallback.model.commands import (
+    CloseCircuit,
+    Command,
+    CommandResult,
+    Disable,
+    Drain,
+    Enable,
+    ForceFailover,
+    OpenCircuit,
+    ResetCircuit,
+    Resume,
+    SetStrategy,
+)
+from smartfallback.model.decisions import AdminState
+from smartfallback.model.events import Actor, StrategyChanged
+from smartfallback.policy.circuit import Circuit
+
+
+class Refused(Exception):
+    """A command can't be carried out; the message says why and what would be possible."""
+
+
+class Operator:
+    """One method a command; :meth:`execute` picks it."""
+
+    def __init__(
+        self, roster: Roster, placement: Placement, settlement: Settlement, clock: Clock, bus: Bus
+    ) -> None:
+        self._roster = roster
+        self._placement = placement
+        self._settlement = settlement
+        self._clock = clock
+        self._bus = bus
+
+    def execute(self, command: Command) -> CommandResult:
+        """Carry out ``command`` now. A refusal changes nothing."""
+        try:
+            return CommandResult(True, self._carry_out(command))
+        except Refused as refused:
+            return CommandResult(False, str(refused))
+
+    def _carry_out(self, command: Command) -> str:
+        match command:
+            case Drain(account=name, reason=reason):
+                return self._drain(self._account(name), reason)
+            case Resume(account=name):
+                return self._resume(self._account(name))
+            case Disable(account=name, reason=reason):
+                return self._disable(self._account(name), reason)
+            case Enable(account=name):
+                return self._enable(self._account(name))
+            case ForceFailover():
+                return self._force_failover(command)
+            case OpenCircuit(target=target, reason=reason, duration_s=duration_s):
+                self._force_open(target, reason, duration_s)
+                return f"the circuit of {target} is forced open{_for(duration_s)}"
+            case CloseCircuit(target=target, reason=reason):
+                return self._on_circuit(target, lambda circuit, now: circuit.close(reason, now), "closed")
+            case ResetCircuit():
+                return self._reset(command)
+            case SetStrategy():
+                return self._set_strategy(command)
+
+    def _account(self, name: str) -> AccountRuntime:
+        account = self._roster.accounts.get(name)
+        if account is None:
+            raise Refused(f"there is no account {name!r}; the accounts are {_listed(self._roster.accounts)}")
+        return account
+
+    def _drain(self, account: AccountRuntime, reason: str) -> str:
+        if account.admin in (AdminState.DRAINING, AdminState.DRAINED):
+            raise Refused(f"{account.id} is {account.admin.value} already")
+        new = AdminState.DRAINING if account.in_flight else AdminState.DRAINED
+        self._set_admin(account, new, reason)
+        account.pool.normal.forget(account.slot)
+        account.pool.reserve.forget(account.slot)
+        if new is AdminState.DRAINED:
+            return f"{account.id} is drained"
+        return f"{account.id} drains: {account.in_flight} running, no new requests"
+
+    def _resume(self, account: AccountRuntime) -> str:
+        if account.admin not in (AdminState.DRAINING, AdminState.DRAINED):
+            raise Refused(f"{account.id} is {account.admin.value}, not drained")
+        self._set_admin(account, AdminState.ACTIVE, "")
+        return f"{account.id} takes requests again"
+
+    def _disable(self, account: AccountRuntime, reason: str) -> str:
+        if account.admin is AdminState.DISABLED:
+            raise Refused(f"{account.id} is disabled already")
+        self._set_admin(account, AdminState.DISABLED, reason)
+        account.pool.normal.forget(account.slot)
+        account.pool.reserve.forget(account.slot)
+        return f"{account.id} is disabled"
+
+    def _enable(self, account: AccountRuntime) -> str:
+        if account.admin is not AdminState.DISABLED and not account.attention:
+            raise Refused(f"{account.id} is {account.admin.value} and needs no attention")
+        account.attention = ""
+        if account.admin is AdminState.DISABLED:
+            self._settlement.set_admin(account, AdminState.ACTIVE, "", Actor.OPERATOR)
+        self._placement.place(account, self._clock.monotonic())
+        return f"{account.id} is enabled"
+
+    def _set_admin(self, account: AccountRuntime, new: AdminState, reason: str) -> None:
+        self._settlement.set_admin(account, new, reason, Actor.OPERATOR)
+        self._placement.place(account, self._clock.monotonic())
+
+    def _circuit(self, target: CircuitTarget) -> Circuit:
+        circuit = self._roster.circuit(target)
+        if circuit is None:
+            known = self._roster.providers if target.scope is CircuitScope.PROVIDER else self._roster.accounts
+            raise Refused(f"there is no circuit of {target}; those of this kind are {_listed(known)}")
+        return circuit
+
+    def _on_circuit(self, target: CircuitTarget, change: Callable[[Circuit, float], None], what: str) -> str:
+        circuit = self._circuit(target)
+        now = self._clock.monotonic()
+        try:
+            change(circuit, now)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        self._place_all(target, now)
+        return f"the circuit of {target} is {what}"
+
+    def _force_open(self, target: CircuitTarget, reason: str, duration_s: float | None) -> None:
+        if duration_s is not None and not duration_s > 0:
+            raise Refused(f"the duration must be above 0 seconds, not {duration_s:g}")
+        until = None if duration_s is None else self._clock.monotonic() + duration_s
+        self._on_circuit(target, lambda circuit, now: circuit.force_open(reason, now, until), "forced open")
+
+    def _force_failover(self, command: ForceFailover) -> str:
+        target = command.target
+        self._force_open(target, command.reason, command.duration_s)
+        accounts = self._roster.accounts_of(target)
+        reason = command.reason or "forced failover"
+        moved = sum(attempt.divert(reason) for account in accounts for attempt in tuple(account.attempts))
+        return (
+            f"traffic moves away from {target}{_for(command.duration_s)}; {moved} waiting requests switched"
+        )
+
+    def _reset(self, command: ResetCircuit) -> str:
+        target = command.target
+        for account in self._roster.accounts_of(target):
+            if target.scope is CircuitScope.MODEL:
+                account.model_blocks.pop(target.name.partition("/")[2], None)
+            else:
+                account.cooldown_until = None
+                account.cooldown_reason = ""
+                account.model_blocks.clear()
+            if target.scope is CircuitScope.ACCOUNT:
+                account.ledger.clear_exhausted(self._clock.time())
+        reason = command.reason or "reset"
+        return self._on_circuit(target, lambda circuit, now: circuit.reset(reason, now), "reset")
+
+    def _place_all(self, target: CircuitTarget, now: float) -> None:
+        for account in self._roster.accounts_of(target):
+            self._placement.place(account, now)
+
+    def _set_strategy(self, command: SetStrategy) -> str:
+        pool = self._roster.pools.get(command.pool)
+        if pool is None:
+            raise Refused(f"there is no pool {command.pool!r}; the pools are {_listed(self._roster.pools)}")
+        old, pool.strategy = pool.strategy, command.strategy
+        settings = command.hybrid or pool.spec.hybrid
+        pool.normal.set_strategy(command.strategy, settings)
+        pool.reserve.set_strategy(command.strategy, settings)
+        bus = self._bus
+        bus.publish(
+            StrategyChanged(bus.next_seq(), self._clock.time(), pool.name, old.value, command.strategy.value)
+        )
+        return f"pool {pool.name} selects by {command.strategy.value}"
+
+
+def _for(duration_s: float | None) -> str:
+    return "" if duration_s is None else f" for {duration_s:g} s"
+
+
+def _listed(names: Collection[str], most: int = 12) -> str:
+    shown = ", ".join(list(names)[:most])
+    return f"{shown}, …" if len(names) > most else shown

@@ -1,0 +1,220 @@
+"""The library's front door: send a request, give a command, read the state."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import TracebackType
+
+from smartfallback.clock import Clock, SystemClock
+from smartfallback.engine.bus import DEFAULT_BACKLOG, Bus, Subscription
+from smartfallback.engine.capacity import Capacity
+from smartfallback.engine.maintenance import Maintenance
+from smartfallback.engine.meters import Meters, PoolAccounts
+from smartfallback.engine.observer import Observer
+from smartfallback.engine.operator import Operator
+from smartfallback.engine.placement import Placement
+from smartfallback.engine.planner import Planner
+from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
+from smartfallback.engine.run import Run, Services, with_id
+from smartfallback.engine.settlement import Settlement
+from smartfallback.model.commands import Command, CommandResult
+from smartfallback.model.events import Actor, CircuitChanged, Event, RequestFinished
+from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
+from smartfallback.model.quota import TruthLabel, WindowSpec
+from smartfallback.model.requests import Reply, Request
+from smartfallback.model.snapshot import Snapshot
+from smartfallback.model.specs import PoolSpec, SystemSpec
+from smartfallback.policy.circuit import CircuitChange
+from smartfallback.policy.retry_budget import RetryBudget
+from smartfallback.providers.base import Provider
+
+ProviderFactory = Callable[[PoolSpec, Clock], Provider]
+
+
+class Orchestrator:
+    """Routes requests over the accounts of a system.
+
+    Use it as an async context manager, on one event loop::
+
+        async with Orchestrator(spec) as orchestrator:
+            reply = await orchestrator.chat(Request.ask("Why is the sky blue?"))
+
+    Args:
+        spec: The accounts, pools and chains.
+        clock: The time; the machine's by default.
+        rng: Randomness for selection, jitter and back-off.
+        provider_factory: Makes a pool's adapter; the built-in ones by default.
+    """
+
+    def __init__(
+        self,
+        spec: SystemSpec,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        provider_factory: ProviderFactory | None = None,
+    ) -> None:
+        self.spec = spec
+        self._clock = clock or SystemClock()
+        rng = rng or random.Random()
+        self._bus = Bus()
+        self._requests = 0
+        self._closed = False
+        factory = provider_factory or _built_in_provider
+        make_circuit = circuit_factory(rng, self._clock.monotonic, self._circuit_changed)
+        self._roster = Roster(
+            spec,
+            adapters=lambda pool: factory(pool, self._clock),
+            make_circuit=make_circuit,
+            rng=rng,
+            now_at=self._clock.time(),
+        )
+        capacity = Capacity()
+        self._placement = Placement(self._clock, self._bus, capacity.freed)
+        settlement = Settlement(self._roster, self._placement, self._clock, self._bus, make_circuit)
+        self._services = Services(
+            planner=Planner(self._roster, self._placement, self._clock),
+            settlement=settlement,
+            bus=self._bus,
+            clock=self._clock,
+            rng=rng,
+            budget=RetryBudget(),
+            capacity=capacity,
+        )
+        self._operator = Operator(self._roster, self._placement, settlement, self._clock, self._bus)
+        self._meters = Meters(
+            {pool.name: _pool_accounts(pool) for pool in self._roster.pools.values()}, self._clock
+        )
+        self._bus.listen(self._meters.on_event)
+        self._observer = Observer(
+            self._roster, self._meters, self._clock, self._bus, simulated=spec.simulated
+        )
+        self._maintenance = Maintenance(self._roster, self._placement, self._meters, self._clock, self._bus)
+        self._maintenance_task: asyncio.Task[None] | None = None
+        now = self._clock.monotonic()
+        for account in self._roster.accounts.values():
+            account.status = account.ledger.status(self._clock.time())
+            self._placement.place(account, now)
+            self._placement.watch_reset(account, now)
+        self._maintenance.check(now)
+
+    async def __aenter__(self) -> Orchestrator:
+        self._maintenance_task = asyncio.create_task(
+            self._maintenance.run(), name="smartfallback-maintenance"
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop: no new requests, adapters closed, child processes gone. Safe to call twice."""
+        self._closed = True
+        task, self._maintenance_task = self._maintenance_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(
+            *(pool.adapter.aclose() for pool in self._roster.pools.values()), return_exceptions=True
+        )
+
+    def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Answer ``request`` as typed events: routed, attempts, deltas, finished.
+
+        Close the generator (or cancel the task that reads it) to end the upstream call.
+
+        Raises:
+            RequestError: While iterating: nobody could answer, or the answer broke off.
+        """
+        self._requests += 1
+        request = with_id(request, self._requests)
+        self._services.budget.note_request(self._clock.monotonic())
+        chain = self._roster.chains.get(request.chain)
+        if chain is None:
+            known = ", ".join(self._roster.chains)
+            raise _refused(request, f"there is no chain {request.chain!r}; the chains are {known}")
+        if request.pin is not None and request.pin not in self._roster.accounts:
+            raise _refused(request, f"there is no account {request.pin!r} to pin the request to")
+        if not request.messages:
+            raise _refused(request, "the request has no messages")
+        if request.timeout_s is not None and not request.timeout_s > 0:
+            raise _refused(request, f"timeout_s must be above 0, not {request.timeout_s:g}")
+        if self._closed:
+            raise _refused(request, "the orchestrator is closed")
+        return Run(request, chain, self._services).events()
+
+    async def chat(self, request: Request) -> Reply:
+        """The whole answer to ``request``.
+
+        Raises:
+            RequestError: Nobody could answer, or the answer broke off (``partial`` has what came).
+        """
+        events = self.stream(request)
+        try:
+            async for event in events:
+                if isinstance(event, RequestFinished):
+                    return event.reply
+        finally:
+            await events.aclose()
+        raise RuntimeError("a stream of events ended without a result")
+
+    def execute(self, command: Command) -> CommandResult:
+        """Carry out an operator's command now; a refusal says why and changes nothing."""
+        return self._operator.execute(command)
+
+    def snapshot(self) -> Snapshot:
+        """The state of everything now, as a frozen tree that any thread may read."""
+        return self._observer.snapshot()
+
+    def subscribe(self, backlog: int = DEFAULT_BACKLOG) -> Subscription:
+        """A bounded backlog of all events but deltas, starting now; drain it from any thread."""
+        return self._bus.subscribe(backlog)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription."""
+        self._bus.unsubscribe(subscription)
+
+    def preload_usage(self, used: Mapping[str, float]) -> None:
+        """Set what accounts have used of their first quota window, before traffic starts.
+
+        Raises:
+            KeyError: An account doesn't exist.
+        """
+        now = self._clock.monotonic()
+        at = self._clock.time()
+        for name, amount in used.items():
+            account = self._roster.accounts[name]
+            account.ledger.set_used(0, amount, at, TruthLabel.MEASURED)
+            self._placement.place(account, now)
+
+    def _circuit_changed(self, change: CircuitChange) -> None:
+        now = self._clock.monotonic()
+        at = self._clock.time()
+        actor = Actor.OPERATOR if change.by_operator else Actor.SYSTEM
+        until = None if change.until is None else at + change.until - now
+        self._bus.publish(
+            CircuitChanged(
+                self._bus.next_seq(), at, change.target, change.old, change.new, change.cause, actor, until
+            )
+        )
+
+
+def _built_in_provider(pool: PoolSpec, clock: Clock) -> Provider:
+    from smartfallback.providers.registry import build_provider
+
+    return build_provider(pool, clock)
+
+
+def _pool_accounts(pool: PoolRuntime) -> PoolAccounts:
+    limits: list[WindowSpec | None] = [
+        account.spec.quota[0] if account.spec.quota else None for account in pool.accounts
+    ]
+    return PoolAccounts([account.id for account in pool.accounts], limits)
+
+
+def _refused(request: Request, message: str) -> RequestError:
+    return RequestError(request.id, Failure(ErrorCategory.INVALID_REQUEST, message))

@@ -1,0 +1,301 @@
+"""Chooses the account for an attempt: walks the chain, checks, reserves quota, takes permits."""
+
+from __future__ import annotations
+
+from smartfallback.clock import Clock
+from smartfallback.engine.placement import Placement, pool_skips
+from smartfallback.engine.roster import AccountRuntime, Chain, PoolRuntime, Roster, Step
+from smartfallback.model.circuits import CircuitState
+from smartfallback.model.decisions import Decision, Rule, Skip, SkipReason, Tier
+from smartfallback.model.quota import QuotaEstimate
+from smartfallback.model.requests import Message, Request, characters
+from smartfallback.policy.circuit import Circuit, Permit
+from smartfallback.policy.ledger import Reservation
+from smartfallback.policy.selection import Choice
+
+MOST_SKIPS = 32
+"""So many skips a decision lists; those beyond are counted."""
+
+CHARACTERS_A_TOKEN = 4
+_TOKENS_A_MESSAGE = 4
+LEASE_SLACK_S = 30.0
+
+
+def estimate_tokens(messages: tuple[Message, ...]) -> int:
+    """Tokens of a conversation at four characters each, the usual rule of thumb for English text."""
+    return characters(messages) // CHARACTERS_A_TOKEN + _TOKENS_A_MESSAGE * len(messages)
+
+
+class Grant:
+    """Everything that an attempt holds while it runs: an account's slot, its quota and permits."""
+
+    __slots__ = (
+        "account",
+        "decision",
+        "estimate",
+        "model",
+        "model_permit",
+        "output_estimate",
+        "permit",
+        "pool",
+        "provider_permit",
+        "reservation",
+    )
+
+    def __init__(
+        self,
+        account: AccountRuntime,
+        model: str,
+        decision: Decision,
+        estimate: QuotaEstimate,
+        output_estimate: int,
+        reservation: Reservation,
+        permit: Permit,
+        provider_permit: Permit,
+        model_permit: Permit | None,
+    ) -> None:
+        self.account = account
+        self.pool = account.pool
+        self.model = model
+        self.decision = decision
+        self.estimate = estimate
+        self.output_estimate = output_estimate
+        self.reservation = reservation
+        self.permit = permit
+        self.provider_permit = provider_permit
+        self.model_permit = model_permit
+
+
+class Walk:
+    """One request's way through its chain: what it has tried and what it must not try."""
+
+    __slots__ = ("chain", "closed_pools", "messages", "request", "skips", "timeout_s", "tokens_in", "tried")
+
+    def __init__(self, request: Request, chain: Chain, timeout_s: float) -> None:
+        self.request = request
+        self.chain = chain
+        self.timeout_s = timeout_s
+        self.messages = request.messages
+        self.tokens_in = estimate_tokens(request.messages)
+        self.tried: set[AccountRuntime] = set()
+        self.closed_pools: set[PoolRuntime] = set()
+        self.skips: list[Skip] = []
+
+    def trim(self, messages: tuple[Message, ...]) -> None:
+        """Go on with a shorter conversation."""
+        self.messages = messages
+        self.tokens_in = estimate_tokens(messages)
+
+
+class Planner:
+    """Makes decisions. Everything it needs of the past stands in the roster; it keeps nothing."""
+
+    def __init__(self, roster: Roster, placement: Placement, clock: Clock) -> None:
+        self._roster = roster
+        self._placement = placement
+        self._clock = clock
+
+    def choose(self, walk: Walk) -> Grant | None:
+        """The next account for the request, with its quota reserved and its permits taken.
+
+        None when no account may serve it; ``walk.skips`` then says why, pool by pool.
+        """
+        now = self._clock.monotonic()
+        self._placement.wake(now)
+        request = walk.request
+        walk.skips = skips = []
+        if request.pin is not None:
+            return self._choose_pinned(walk, request.pin, now)
+        for step in walk.chain.steps:
+            pool = step.pool
+            if not step.in_reserve and pool.parked:
+                skips.extend(pool_skips(pool, MOST_SKIPS))
+            if not step.selection or not self._pool_may_serve(walk, pool, now):
+                continue
+            for choice in step.selection.candidates(now, request.session):
+                account = pool.accounts[choice.slot]
+                skip = self._check(walk, account, now)
+                if skip is None:
+                    grant = self._take(walk, step, account, choice, now)
+                    if grant is not None:
+                        return grant
+                else:
+                    skips.append(skip)
+        return None
+
+    def retry(self, walk: Walk, account: AccountRuntime) -> Grant | None:
+        """The same account once more; None when it may not serve any longer."""
+        now = self._clock.monotonic()
+        self._placement.wake(now)
+        walk.skips = []
+        return self._take_this(walk, account, Rule.RETRY, now)
+
+    def _choose_pinned(self, walk: Walk, account_id: str, now: float) -> Grant | None:
+        account = self._roster.accounts[account_id]
+        skip = account.parked or self._check(walk, account, now)
+        if skip is not None and skip.reason is not SkipReason.SOFT_LIMIT:
+            walk.skips.append(skip)
+            return None
+        return self._take_this(walk, account, Rule.PINNED, now)
+
+    def _take_this(self, walk: Walk, account: AccountRuntime, rule: Rule, now: float) -> Grant | None:
+        pool = account.pool
+        if not self._pool_may_serve(walk, pool, now):
+            return None
+        for in_reserve, selection in ((False, pool.normal), (True, pool.reserve)):
+            if account.slot in selection:
+                choice = Choice(account.slot, rule, ())
+                return self._take(walk, Step(pool, in_reserve=in_reserve), account, choice, now)
+        return None
+
+    def has_alternative(self, walk: Walk, *, other_pool_than: PoolRuntime | None = None) -> bool:
+        """Whether any account not yet tried could serve the request now."""
+        if walk.request.pin is not None:
+            return False
+        now = self._clock.monotonic()
+        self._placement.wake(now)
+        for step in walk.chain.steps:
+            pool = step.pool
+            if pool is other_pool_than or not step.selection or not self._pool_may_serve(walk, pool, now):
+                continue
+            for choice in step.selection.candidates(now):
+                if self._check(walk, pool.accounts[choice.slot], now) is None:
+                    return True
+        return False
+
+    def saturated(self, walk: Walk) -> bool:
+        """Whether the request could be served if only an account had a free slot."""
+        return any(
+            pool.saturated
+            and pool not in walk.closed_pools
+            and pool.provider.circuit.admits(self._clock.monotonic())
+            for pool in walk.chain.pools
+        )
+
+    def next_available_at(self, walk: Walk) -> float | None:
+        """When the first account of the chain is expected back, in epoch seconds."""
+        now = self._clock.monotonic()
+        wall = self._clock.time()
+        times = [
+            skip.until for pool in walk.chain.pools for skip in pool.parked.values() if skip.until is not None
+        ]
+        for pool in walk.chain.pools:
+            blocked_until = pool.provider.circuit.blocked_until(now)
+            if blocked_until is not None and not pool.provider.circuit.admits(now):
+                times.append(wall + blocked_until - now)
+        return min(times, default=None)
+
+    def _pool_may_serve(self, walk: Walk, pool: PoolRuntime, now: float) -> bool:
+        """The checks that hold for a whole pool; a failed one is recorded once, not per account."""
+        if pool in walk.closed_pools:
+            return False
+        skip: Skip | None = None
+        spec = pool.spec
+        circuit = pool.provider.circuit
+        if pool.unavailable:
+            skip = Skip(pool.name, pool.name, SkipReason.UNAVAILABLE, pool.unavailable)
+        elif circuit.state is not CircuitState.CLOSED and not circuit.admits(now):
+            blocked_until = circuit.blocked_until(now)
+            until = None if blocked_until is None else self._clock.time() + blocked_until - now
+            skip = Skip(pool.name, pool.name, SkipReason.PROVIDER_CIRCUIT, circuit.cause, until)
+        elif spec.context_tokens is not None and walk.tokens_in > spec.context_tokens:
+            detail = f"about {walk.tokens_in} tokens, the model takes {spec.context_tokens}"
+            skip = Skip(pool.name, pool.name, SkipReason.CONTEXT, detail)
+        elif walk.request.requires and not walk.request.requires <= spec.capabilities:
+            missing = ", ".join(sorted(walk.request.requires - spec.capabilities))
+            skip = Skip(pool.name, pool.name, SkipReason.CAPABILITY, missing)
+        if skip is None:
+            return True
+        walk.skips.append(skip)
+        return False
+
+    def _check(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
+        """The checks that depend on the request."""
+        request = walk.request
+        if account in walk.tried:
+            return Skip(account.id, account.pool.name, SkipReason.TRIED)
+        if account.id in request.avoid:
+            return Skip(account.id, account.pool.name, SkipReason.EXCLUDED, "the request avoids it")
+        if account.model_blocks or account.model_circuits:
+            return self._check_model(walk, account, now)
+        return None
+
+    def _check_model(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
+        model = walk.request.model or account.pool.spec.model
+        circuit = account.model_circuits.get(model)
+        if circuit is not None and not circuit.admits(now):
+            return Skip(account.id, account.pool.name, SkipReason.MODEL_CIRCUIT, f"{model}: {circuit.cause}")
+        block = account.model_blocks.get(model)
+        if block is not None:
+            if block.until > now:
+                until = self._clock.time() + block.until - now
+                return Skip(
+                    account.id, account.pool.name, SkipReason.COOLDOWN, f"{model}: {block.reason}", until
+                )
+            del account.model_blocks[model]
+        return None
+
+    def _take(
+        self, walk: Walk, step: Step, account: AccountRuntime, choice: Choice, now: float
+    ) -> Grant | None:
+        """Reserve quota and take the permits: all of them, or none and a recorded skip."""
+        pool = account.pool
+        request = walk.request
+        wall = self._clock.time()
+        output = request.max_output_tokens or pool.spec.default_output_tokens
+        estimate = QuotaEstimate(walk.tokens_in + output)
+        reservation = account.ledger.reserve(estimate, wall, lease_s=walk.timeout_s + LEASE_SLACK_S)
+        if reservation is None:
+            detail = account.ledger.refusal(estimate, wall)
+            walk.skips.append(Skip(account.id, pool.name, SkipReason.NO_ROOM, detail))
+            return None
+        model = request.model or pool.spec.model
+        permits: list[tuple[Circuit, Permit]] = []
+        circuits = [account.circuit, pool.provider.circuit]
+        if model in account.model_circuits:
+            circuits.append(account.model_circuits[model])
+        for circuit in circuits:
+            permit = circuit.acquire(now)
+            if permit is None:
+                for taken_from, taken in permits:
+                    taken_from.release(taken, now)
+                account.ledger.release(reservation, wall)
+                walk.skips.append(Skip(account.id, pool.name, SkipReason.CIRCUIT, circuit.cause))
+                return None
+            permits.append((circuit, permit))
+        account.in_flight += 1
+        account.last_used = now
+        account.last_used_at = wall
+        step.selection.taken(account.slot, now, request.session)
+        self._placement.place(account, now)
+        decision = Decision(
+            at=wall,
+            chain=walk.chain.name,
+            pool=pool.name,
+            account=account.id,
+            model=model,
+            strategy=pool.strategy.value,
+            rule=choice.rule,
+            tier=Tier.RESERVE if step.in_reserve else Tier.NORMAL,
+            considered=choice.considered,
+            skipped=tuple(walk.skips[:MOST_SKIPS]),
+            skipped_more=self._uncounted(walk),
+        )
+        return Grant(
+            account,
+            model,
+            decision,
+            estimate,
+            output,
+            reservation,
+            permits[0][1],
+            permits[1][1],
+            permits[2][1] if len(permits) > 2 else None,
+        )
+
+    @staticmethod
+    def _uncounted(walk: Walk) -> int:
+        if len(walk.skips) < MOST_SKIPS:
+            return 0
+        parked = sum(len(pool.parked) for pool in walk.chain.pools)
+        return max(0, parked - MOST_SKIPS, len(walk.skips) - MOST_SKIPS)

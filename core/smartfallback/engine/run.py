@@ -1,0 +1,509 @@
+"""One request from its arrival to its answer or its error."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+
+from smartfallback.clock import Clock
+from smartfallback.engine.attempt import Attempt, Diverted
+from smartfallback.engine.bus import Bus
+from smartfallback.engine.capacity import Capacity
+from smartfallback.engine.history import trimmed
+from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant, Planner, Walk
+from smartfallback.engine.roster import Chain
+from smartfallback.engine.settlement import Settlement
+from smartfallback.model.decisions import SkipReason, Tier
+from smartfallback.model.events import (
+    AttemptDiverted,
+    AttemptFailed,
+    AttemptStarted,
+    Delta,
+    Event,
+    RequestCancelled,
+    RequestDegraded,
+    RequestFailed,
+    RequestFinished,
+    RequestRouted,
+)
+from smartfallback.model.outcomes import (
+    AttemptRecord,
+    AttemptResult,
+    ErrorCategory,
+    Failure,
+    NextStep,
+    ProviderError,
+    RequestError,
+    TimeoutPhase,
+)
+from smartfallback.model.requests import Degradation, DegradationKind, Reply, Request, Usage
+from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
+from smartfallback.policy.retry_budget import RetryBudget
+from smartfallback.providers.base import Call, Chunk
+
+_CATEGORY_OF_SKIP = {
+    SkipReason.QUOTA_EXHAUSTED: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.HARD_LIMIT: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.NO_ROOM: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.COOLDOWN: ErrorCategory.RATE_LIMIT,
+    SkipReason.NEEDS_ATTENTION: ErrorCategory.AUTHENTICATION,
+    SkipReason.CONTEXT: ErrorCategory.INVALID_REQUEST,
+    SkipReason.CAPABILITY: ErrorCategory.INVALID_REQUEST,
+    SkipReason.PROVIDER_CIRCUIT: ErrorCategory.API_FAILURE,
+    SkipReason.CIRCUIT: ErrorCategory.TRANSIENT_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a run works with; one set an orchestrator."""
+
+    planner: Planner
+    settlement: Settlement
+    bus: Bus
+    clock: Clock
+    rng: random.Random
+    budget: RetryBudget
+    capacity: Capacity
+
+
+class Run:
+    """Yields the events of one request's life; its attempts follow each other until one answers."""
+
+    def __init__(self, request: Request, chain: Chain, services: Services) -> None:
+        self._request = request
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        timeout_s = request.timeout_s if request.timeout_s is not None else chain.spec.timeout_s
+        self._deadline = self._started + timeout_s
+        self._chain = chain
+        self._walk = Walk(request, chain, timeout_s)
+        self._attempt: Attempt | None = None
+        self._records: list[AttemptRecord] = []
+        self._degradations: list[Degradation] = []
+        self._retries_done = 0
+        self._text: list[str] = []
+        self._last_failure: Failure | None = None
+        self._ended = False
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """The request's events in order, ending with RequestFinished.
+
+        Raises:
+            RequestError: Nobody could answer, or the answer broke off.
+        """
+        try:
+            grant = await self._next_grant()
+            routed, started = self._routed(grant), self._begin(grant)
+            yield routed
+            while True:
+                yield started
+                first = await self._first_chunk()
+                if isinstance(first, Chunk):
+                    break
+                event, recovery = first
+                yield event
+                grant = await self._recover(grant, recovery)
+                started = self._begin(grant)
+            for degradation in self._degradations_of(grant):
+                yield self._degraded(degradation)
+            first_token_s = self._loop.time() - self._started
+            chunk: Chunk | None = first
+            finish_reason: str | None = None
+            usage: Usage | None = None
+            while chunk is not None:
+                if chunk.text:
+                    yield self._delta(chunk.text)
+                finish_reason = chunk.finish_reason or finish_reason
+                usage = chunk.usage or usage
+                chunk = await self._next_chunk(finished=finish_reason is not None)
+            yield await self._finish(finish_reason, usage, first_token_s)
+        except RequestError as error:
+            self._ended = True
+            self._publish_failed(error)
+            raise
+        finally:
+            if not self._ended:
+                await self._cancelled()
+
+    async def _next_grant(self) -> Grant:
+        """The next candidate; waits while all that could serve are busy.
+
+        Raises:
+            RequestError: No account can serve the request.
+        """
+        services = self._services
+        while True:
+            if self._loop.time() >= self._deadline:
+                raise self._error(self._last_failure or _deadline_passed())
+            grant = services.planner.choose(self._walk)
+            if grant is not None:
+                return grant
+            if self._trim_for_context():
+                continue
+            if not (services.planner.saturated(self._walk) and await services.capacity.wait(self._deadline)):
+                raise self._error(self._last_failure or self._nobody())
+
+    def _begin(self, grant: Grant) -> AttemptStarted:
+        request = self._request
+        number = len(self._records) + 1
+        call = Call(
+            account=grant.account.spec,
+            pool=grant.pool.spec,
+            model=grant.model,
+            messages=self._walk.messages,
+            max_output_tokens=request.max_output_tokens,
+            temperature=request.temperature,
+            stream=request.stream,
+        )
+        self._attempt = Attempt(grant, number, call, self._deadline, self._has_alternative)
+        grant.account.attempts.add(self._attempt)
+        event = AttemptStarted(
+            self._services.bus.next_seq(),
+            self._services.clock.time(),
+            request.id,
+            number,
+            grant.account.id,
+            grant.pool.name,
+            grant.pool.provider.id,
+            grant.model,
+            grant.decision,
+        )
+        self._services.bus.publish(event)
+        return event
+
+    async def _first_chunk(self) -> Chunk | tuple[Event, Recovery]:
+        """The chunk that opens the answer, or the failed attempt's event and what to do next."""
+        attempt = self._current()
+        try:
+            chunk = await attempt.first()
+            if not chunk.text and chunk.finish_reason == "stop":
+                raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the answer is empty"))
+        except ProviderError as error:
+            return await self._attempt_failed(error.failure)
+        except Diverted as diverted:
+            return await self._attempt_diverted(str(diverted))
+        attempt.text_received = True
+        return chunk
+
+    async def _next_chunk(self, *, finished: bool) -> Chunk | None:
+        """The next piece of an answer that has begun.
+
+        Raises:
+            RequestError: The answer broke off; what was received is in ``partial``.
+        """
+        try:
+            chunk = await self._current().next(finished=finished)
+            if chunk is None and not finished:
+                raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the stream was cut off"))
+        except ProviderError as error:
+            if finished:
+                return None
+            event, _ = await self._attempt_failed(error.failure, broke_off=True)
+            raise self._error(event.failure) from None
+        return chunk
+
+    async def _attempt_failed(
+        self, failure: Failure, *, broke_off: bool = False
+    ) -> tuple[AttemptFailed, Recovery]:
+        services = self._services
+        attempt = self._close_attempt()
+        grant = attempt.grant
+        self._last_failure = failure
+        services.settlement.failed(grant, failure, attempt.received_chars)
+        self._walk.tried.add(grant.account)
+        recovery = Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure)
+        self._record(attempt, AttemptResult.FAILED, failure)
+        event = AttemptFailed(
+            services.bus.next_seq(),
+            services.clock.time(),
+            self._request.id,
+            attempt.number,
+            grant.account.id,
+            grant.pool.name,
+            grant.pool.provider.id,
+            attempt.latency_s,
+            failure,
+            recovery.step,
+        )
+        services.bus.publish(event)
+        await attempt.aclose()
+        return event, recovery
+
+    async def _attempt_diverted(self, reason: str) -> tuple[AttemptDiverted, Recovery]:
+        services = self._services
+        attempt = self._close_attempt()
+        grant = attempt.grant
+        services.settlement.given_up(grant, 0)
+        self._walk.tried.add(grant.account)
+        self._record(attempt, AttemptResult.DIVERTED, None)
+        event = AttemptDiverted(
+            services.bus.next_seq(),
+            services.clock.time(),
+            self._request.id,
+            attempt.number,
+            grant.account.id,
+            grant.pool.name,
+            grant.pool.provider.id,
+            attempt.latency_s,
+            reason,
+        )
+        services.bus.publish(event)
+        await attempt.aclose()
+        return event, Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
+
+    def _decide(self, grant: Grant, failure: Failure) -> Recovery:
+        services = self._services
+        switches_pool = RULES[failure.category].switch is SwitchScope.POOL or failure.permanent
+        other_than = grant.pool if switches_pool else None
+        return next_step(
+            failure,
+            retries_done=self._retries_done,
+            has_alternative=services.planner.has_alternative(self._walk, other_pool_than=other_than),
+            time_left_s=self._deadline - self._loop.time(),
+            budget=lambda: services.budget.try_spend(services.clock.monotonic()),
+            rng=services.rng,
+            switch_on_content_filter=self._chain.spec.switch_on_content_filter,
+            can_trim=trimmed(self._walk.messages) is not None,
+        )
+
+    async def _recover(self, grant: Grant, recovery: Recovery) -> Grant:
+        """Wait if the recovery says so, then the candidate for the next attempt.
+
+        Raises:
+            RequestError: The recovery is to fail, or nobody is left.
+        """
+        failure = self._last_failure
+        if recovery.step is NextStep.FAIL:
+            raise self._error(failure or self._nobody())
+        if recovery.wait_s > 0:
+            await asyncio.sleep(recovery.wait_s)
+        again: Grant | None = None
+        if recovery.step is NextStep.DEGRADE:
+            self._trim()
+            again = self._services.planner.retry(self._walk, grant.account)
+        elif recovery.step is NextStep.RETRY:
+            self._retries_done += 1
+            again = self._retry(grant, failure)
+        else:
+            self._retries_done = 0
+            if recovery.step is NextStep.SWITCH_POOL:
+                self._walk.closed_pools.update(grant.pool.provider.pools)
+        return again or await self._next_grant()
+
+    def _retry(self, grant: Grant, failure: Failure | None) -> Grant | None:
+        """The same account again; for an error of the whole API, rather one of its siblings."""
+        planner = self._services.planner
+        if failure is not None and RULES[failure.category].switch is SwitchScope.POOL:
+            sibling = planner.choose(self._walk)
+            if sibling is not None:
+                return sibling
+        return planner.retry(self._walk, grant.account)
+
+    async def _finish(
+        self, finish_reason: str | None, usage: Usage | None, first_token_s: float
+    ) -> RequestFinished:
+        services = self._services
+        attempt = self._close_attempt()
+        grant = attempt.grant
+        text = "".join(self._text)
+        if usage is None:
+            usage = Usage(self._walk.tokens_in, len(text) // CHARACTERS_A_TOKEN + 1, estimated=True)
+        services.settlement.succeeded(grant, usage)
+        self._record(attempt, AttemptResult.SUCCESS, None)
+        price = grant.pool.spec.price
+        reply = Reply(
+            request_id=self._request.id,
+            text=text,
+            account=grant.account.id,
+            pool=grant.pool.name,
+            provider=grant.pool.provider.id,
+            model=grant.model,
+            usage=usage,
+            finish_reason=finish_reason or "stop",
+            attempts=tuple(self._records),
+            latency_s=self._loop.time() - self._started,
+            first_token_s=first_token_s,
+            cost=None
+            if price is None
+            else (usage.input_tokens * price.input + usage.output_tokens * price.output) / 1e6,
+            degradations=tuple(self._degradations),
+        )
+        event = RequestFinished(
+            services.bus.next_seq(), services.clock.time(), self._request.id, self._request.origin, reply
+        )
+        self._ended = True
+        services.bus.publish(event)
+        await attempt.aclose()
+        return event
+
+    async def _cancelled(self) -> None:
+        """The caller went away, or the generator was closed before its end."""
+        services = self._services
+        attempt = self._attempt
+        if attempt is not None:
+            self._close_attempt()
+            services.settlement.given_up(attempt.grant, attempt.received_chars)
+            self._record(attempt, AttemptResult.CANCELLED, None)
+        services.bus.publish(
+            RequestCancelled(
+                services.bus.next_seq(),
+                services.clock.time(),
+                self._request.id,
+                self._request.origin,
+                tuple(self._records),
+                self._loop.time() - self._started,
+            )
+        )
+        if attempt is not None:
+            await attempt.aclose()
+
+    def _current(self) -> Attempt:
+        if self._attempt is None:
+            raise RuntimeError("no attempt is running")
+        return self._attempt
+
+    def _close_attempt(self) -> Attempt:
+        attempt = self._current()
+        self._attempt = None
+        attempt.grant.account.attempts.discard(attempt)
+        return attempt
+
+    def _record(self, attempt: Attempt, result: AttemptResult, failure: Failure | None) -> None:
+        grant = attempt.grant
+        self._records.append(
+            AttemptRecord(
+                attempt.number,
+                grant.account.id,
+                grant.pool.name,
+                grant.model,
+                result,
+                attempt.latency_s,
+                failure,
+            )
+        )
+
+    def _has_alternative(self) -> bool:
+        attempt = self._attempt
+        if attempt is None:
+            return False
+        walk = self._walk
+        account = attempt.grant.account
+        walk.tried.add(account)
+        try:
+            return self._services.planner.has_alternative(walk)
+        finally:
+            walk.tried.discard(account)
+
+    def _trim(self) -> bool:
+        shorter = trimmed(self._walk.messages)
+        if shorter is None:
+            return False
+        left_out = len(self._walk.messages) - len(shorter)
+        self._walk.trim(shorter)
+        self._degradations = [
+            known for known in self._degradations if known.kind is not DegradationKind.TRIMMED_HISTORY
+        ]
+        total = len(self._request.messages) - len(shorter)
+        self._degradations.append(
+            Degradation(DegradationKind.TRIMMED_HISTORY, f"{total} earlier messages left out")
+        )
+        return left_out > 0
+
+    def _trim_for_context(self) -> bool:
+        """Shorten the conversation if its length alone keeps every pool from serving it."""
+        skips = self._walk.skips
+        return any(skip.reason is SkipReason.CONTEXT for skip in skips) and self._trim()
+
+    def _degradations_of(self, grant: Grant) -> list[Degradation]:
+        pools = self._chain.pools
+        position = pools.index(grant.pool) if grant.pool in pools else 0
+        found = list(self._degradations)
+        if position:
+            kind = DegradationKind.LOCAL_MODEL if grant.pool.is_local else DegradationKind.FALLBACK_POOL
+            found.append(
+                Degradation(kind, f"answered by {grant.pool.name}, step {position + 1} of {self._chain.name}")
+            )
+        if grant.decision.tier is Tier.RESERVE:
+            found.append(
+                Degradation(DegradationKind.RESERVE_QUOTA, f"{grant.account.id} spends its reserve quota")
+            )
+        self._degradations = found
+        return found
+
+    def _routed(self, grant: Grant) -> RequestRouted:
+        services = self._services
+        event = RequestRouted(
+            services.bus.next_seq(),
+            services.clock.time(),
+            self._request.id,
+            self._chain.name,
+            self._request.origin,
+            grant.decision,
+        )
+        services.bus.publish(event)
+        return event
+
+    def _degraded(self, degradation: Degradation) -> RequestDegraded:
+        services = self._services
+        event = RequestDegraded(services.bus.next_seq(), services.clock.time(), self._request.id, degradation)
+        services.bus.publish(event)
+        return event
+
+    def _delta(self, text: str) -> Delta:
+        self._text.append(text)
+        self._current().received_chars += len(text)
+        return Delta(self._services.bus.last_seq, self._services.clock.time(), self._request.id, text)
+
+    def _publish_failed(self, error: RequestError) -> None:
+        services = self._services
+        services.bus.publish(
+            RequestFailed(
+                services.bus.next_seq(),
+                services.clock.time(),
+                self._request.id,
+                self._request.origin,
+                self._chain.name,
+                error.failure,
+                error.attempts,
+                self._loop.time() - self._started,
+                len(error.partial),
+                error.next_available_at,
+                error.skipped,
+            )
+        )
+
+    def _error(self, failure: Failure) -> RequestError:
+        walk = self._walk
+        return RequestError(
+            self._request.id,
+            failure,
+            self._records,
+            partial="".join(self._text),
+            next_available_at=self._services.planner.next_available_at(walk),
+            skipped=[str(skip) for skip in walk.skips if skip.reason is not SkipReason.TRIED],
+        )
+
+    def _nobody(self) -> Failure:
+        """Why no account could even be tried, from the commonest reason of the skips."""
+        reasons = Counter(skip.reason for skip in self._walk.skips)
+        commonest = reasons.most_common(1)[0][0] if reasons else SkipReason.UNAVAILABLE
+        category = _CATEGORY_OF_SKIP.get(commonest, ErrorCategory.TRANSIENT_ERROR)
+        why = "; ".join(str(skip) for skip in self._walk.skips[:4])
+        message = f"no account of chain {self._chain.name} can serve now ({why or 'it has none'})"
+        return Failure(category, message, hint="see the accounts' states for what keeps them from serving")
+
+
+def _deadline_passed() -> Failure:
+    return Failure(
+        ErrorCategory.TIMEOUT, "the deadline passed before an account was free", phase=TimeoutPhase.TOTAL
+    )
+
+
+def with_id(request: Request, number: int) -> Request:
+    """The request with an id, its own if it has one."""
+    return request if request.id else replace(request, id=f"r{number}")

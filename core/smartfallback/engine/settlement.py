@@ -1,0 +1,176 @@
+"""Ends attempts: settles their quota, returns their permits, and lets the right scopes know."""
+
+from __future__ import annotations
+
+from smartfallback.clock import Clock
+from smartfallback.engine.bus import Bus
+from smartfallback.engine.placement import Placement
+from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant
+from smartfallback.engine.roster import AccountRuntime, Block, CircuitFactory, Roster
+from smartfallback.model.circuits import CircuitScope, CircuitTarget
+from smartfallback.model.decisions import AdminState
+from smartfallback.model.events import Actor, AdminChanged, AttentionRaised, CooldownStarted
+from smartfallback.model.outcomes import ErrorCategory, Failure
+from smartfallback.model.quota import QuotaEstimate
+from smartfallback.model.requests import Usage
+from smartfallback.policy.circuit import Circuit, Permit
+
+
+class Settlement:
+    """Each grant ends here exactly once: succeeded, failed or given up."""
+
+    def __init__(
+        self, roster: Roster, placement: Placement, clock: Clock, bus: Bus, make_circuit: CircuitFactory
+    ) -> None:
+        self._roster = roster
+        self._placement = placement
+        self._clock = clock
+        self._bus = bus
+        self._make_circuit = make_circuit
+
+    def succeeded(self, grant: Grant, usage: Usage) -> None:
+        """The answer is complete and cost ``usage``."""
+        now = self._clock.monotonic()
+        account = grant.account
+        account.ledger.settle(grant.reservation, QuotaEstimate(usage.total_tokens), self._clock.time())
+        account.requests += 1
+        account.tokens += usage.total_tokens
+        for circuit, permit in self._permits(grant):
+            circuit.succeed(permit, now)
+        self._leave(account, now)
+
+    def given_up(self, grant: Grant, received_chars: int) -> None:
+        """The caller went away or the operator moved the request: nobody is blamed."""
+        now = self._clock.monotonic()
+        self._spend_partial(grant, received_chars)
+        for circuit, permit in self._permits(grant):
+            circuit.release(permit, now)
+        self._leave(grant.account, now)
+
+    def failed(self, grant: Grant, failure: Failure, received_chars: int) -> None:
+        """Record ``failure`` on the scopes of its category (SPEC section 6)."""
+        now = self._clock.monotonic()
+        account = grant.account
+        account.requests += 1
+        account.failures += 1
+        self._spend_partial(grant, received_chars)
+        provider = grant.pool.provider.circuit
+        cause = str(failure)
+        match failure.category:
+            case ErrorCategory.TRANSIENT_ERROR | ErrorCategory.MALFORMED_RESPONSE | ErrorCategory.UNKNOWN:
+                account.circuit.fail(grant.permit, now, cause)
+            case ErrorCategory.API_FAILURE:
+                account.circuit.fail(grant.permit, now, cause)
+                provider.fail(grant.provider_permit, now, cause)
+            case ErrorCategory.TIMEOUT:
+                account.circuit.timed_out(grant.permit, now, cause)
+                provider.timed_out(grant.provider_permit, now, cause)
+            case ErrorCategory.NETWORK_ERROR:
+                provider.fail(grant.provider_permit, now, cause)
+            case ErrorCategory.RATE_LIMIT:
+                self._rate_limited(grant, failure, now)
+            case ErrorCategory.QUOTA_EXHAUSTED:
+                self._exhausted(grant, failure, now)
+            case ErrorCategory.AUTHENTICATION:
+                self._needs_attention(account, failure)
+            case ErrorCategory.INVALID_REQUEST | ErrorCategory.CONTENT_FILTERED:
+                pass
+        # What the category did not judge goes back without a verdict; a second end is a no-op.
+        for circuit, permit in self._permits(grant):
+            circuit.ignore(permit, now)
+        self._leave(account, now)
+
+    def _permits(self, grant: Grant) -> list[tuple[Circuit, Permit]]:
+        permits = [
+            (grant.account.circuit, grant.permit),
+            (grant.pool.provider.circuit, grant.provider_permit),
+        ]
+        if grant.model_permit is not None:
+            permits.append((grant.account.model_circuits[grant.model], grant.model_permit))
+        return permits
+
+    def _spend_partial(self, grant: Grant, received_chars: int) -> None:
+        """An answer that broke off has cost its prompt and what came of it; a refused one nothing."""
+        ledger = grant.account.ledger
+        if received_chars:
+            expected_input = grant.estimate.tokens - grant.output_estimate
+            spent = expected_input + received_chars // CHARACTERS_A_TOKEN
+            ledger.settle(grant.reservation, QuotaEstimate(spent), self._clock.time())
+        else:
+            ledger.release(grant.reservation, self._clock.time())
+
+    def _leave(self, account: AccountRuntime, now: float) -> None:
+        account.in_flight -= 1
+        if account.admin is AdminState.DRAINING and account.in_flight == 0:
+            self.set_admin(account, AdminState.DRAINED, account.admin_reason, Actor.SYSTEM)
+        self._placement.place(account, now)
+
+    def set_admin(self, account: AccountRuntime, new: AdminState, reason: str, actor: Actor) -> None:
+        """Change an account's admin state and tell of it; the caller places the account."""
+        old, account.admin, account.admin_reason = account.admin, new, reason
+        if old is not new:
+            bus = self._bus
+            bus.publish(AdminChanged(bus.next_seq(), self._clock.time(), account.id, old, new, reason, actor))
+
+    def _rate_limited(self, grant: Grant, failure: Failure, now: float) -> None:
+        account = grant.account
+        rest = (
+            failure.retry_after_s if failure.retry_after_s is not None else grant.pool.spec.burst_cooldown_s
+        )
+        until = now + rest
+        if failure.model is not None:
+            self._block_model(account, failure.model, until, failure, now)
+            return
+        account.circuit.rate_limited(grant.permit, now)
+        grant.pool.provider.circuit.rate_limited(grant.provider_permit, now)
+        if account.cooldown_until is None or until > account.cooldown_until:
+            account.cooldown_until = until
+            account.cooldown_reason = str(failure)
+            self._tell_cooldown(account, None, until, now, failure)
+
+    def _block_model(
+        self, account: AccountRuntime, model: str, until: float, failure: Failure, now: float
+    ) -> None:
+        circuit = account.model_circuits.get(model)
+        if circuit is None:
+            target = CircuitTarget(CircuitScope.MODEL, f"{account.id}/{model}")
+            circuit = self._make_circuit(target, account.pool.spec.account_circuit)
+            account.model_circuits[model] = circuit
+        permit = circuit.acquire(now)
+        if permit is not None:
+            circuit.rate_limited(permit, now)
+        block = account.model_blocks.get(model)
+        if block is None or until > block.until:
+            account.model_blocks[model] = Block(until, str(failure))
+            self._tell_cooldown(account, model, until, now, failure)
+
+    def _exhausted(self, grant: Grant, failure: Failure, now: float) -> None:
+        account = grant.account
+        wall = self._clock.time()
+        until = failure.resets_at
+        if until is None and failure.retry_after_s is not None:
+            until = wall + failure.retry_after_s
+        if failure.model is not None and failure.model != grant.pool.spec.model:
+            self._block_model(account, failure.model, now + (until - wall if until else 3600.0), failure, now)
+            return
+        sharing = [account]
+        if failure.project_wide and account.spec.project:
+            sharing = self._roster.projects[account.spec.project]
+        for sibling in sharing:
+            sibling.ledger.mark_exhausted(until, wall, reason=str(failure))
+            self._placement.place(sibling, now)
+
+    def _needs_attention(self, account: AccountRuntime, failure: Failure) -> None:
+        if not account.attention:
+            bus = self._bus
+            bus.publish(
+                AttentionRaised(bus.next_seq(), self._clock.time(), account.id, str(failure), failure.hint)
+            )
+        account.attention = str(failure)
+
+    def _tell_cooldown(
+        self, account: AccountRuntime, model: str | None, until: float, now: float, failure: Failure
+    ) -> None:
+        bus = self._bus
+        at = self._clock.time()
+        bus.publish(CooldownStarted(bus.next_seq(), at, account.id, model, at + until - now, str(failure)))
