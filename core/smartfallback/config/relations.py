@@ -1,0 +1,155 @@
+"""What the values of a configuration mean to each other, checked on the document as it is.
+
+These checks don't wait for the schema: a file with a misspelt key and an account id used twice has
+both mistakes in one report. So nothing in here relies on a value having the right type.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from smartfallback.config.mistakes import nearest, one_of, shown
+from smartfallback.model.specs import ProviderKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from smartfallback.config.locations import KeyPath
+    from smartfallback.config.mistakes import Report
+
+_NEEDS_MODEL: Final = (ProviderKind.GEMINI, ProviderKind.OPENAI)
+_NEEDS_KEY: Final = (ProviderKind.GEMINI, ProviderKind.OPENAI)
+_NOT_FOR_LOCAL: Final = ("base_url",)
+_ENVIRONMENT_EXAMPLE: Final = '{ env = "NAME" }'
+
+
+def check_relations(report: Report) -> None:
+    """Add every mistake that lies between values to ``report``."""
+    _check_account_ids(report)
+    for name, pool in tables(report.document, "pools"):
+        _check_provider_needs(report, name, pool)
+        _check_windows(report, name, pool)
+    _check_chains(report)
+    _check_state(report)
+
+
+def tables(document: dict[str, object], section: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """The named tables of a section that are tables at all."""
+    found = document.get(section)
+    if isinstance(found, dict):
+        for name, table in found.items():
+            if isinstance(table, dict):
+                yield name, table
+
+
+def accounts(name: str, pool: dict[str, object]) -> Iterator[tuple[KeyPath, dict[str, object]]]:
+    """The accounts of a pool that are tables, with their paths."""
+    found = pool.get("accounts")
+    if isinstance(found, list):
+        for index, account in enumerate(found):
+            if isinstance(account, dict):
+                yield ("pools", name, "accounts", index), account
+
+
+def _check_account_ids(report: Report) -> None:
+    first: dict[str, KeyPath] = {}
+    for name, pool in tables(report.document, "pools"):
+        for path, account in accounts(name, pool):
+            account_id = account.get("id")
+            if not isinstance(account_id, str):
+                continue
+            if account_id in first:
+                line = report.locations.line((*first[account_id], "id"))
+                report.mistake(
+                    (*path, "id"),
+                    f"a second account of this id; the first stands on line {line}",
+                    allowed="ids that are unique in the whole file",
+                    suggestion="rename one of them",
+                )
+            else:
+                first[account_id] = path
+
+
+def _check_provider_needs(report: Report, name: str, pool: dict[str, object]) -> None:
+    kind = pool.get("provider")
+    path: KeyPath = ("pools", name)
+    if kind == ProviderKind.LOCAL:
+        if "model_path" not in pool:
+            report.mistake(
+                (*path, "model_path"),
+                "is missing",
+                suggestion='say where the GGUF file is: model_path = "~/models/model.gguf"',
+            )
+        if "base_url" in pool:
+            report.mistake(
+                (*path, "base_url"),
+                "a local pool has no address",
+                suggestion='remove it, or use provider = "openai" for a server of your own',
+            )
+    elif "model_path" in pool and isinstance(kind, str):
+        report.mistake(
+            (*path, "model_path"), "only local pools have one", suggestion='name the model in "model"'
+        )
+    if kind in _NEEDS_MODEL and "model" not in pool:
+        report.mistake(
+            (*path, "model"), "is missing", suggestion='name the model, as in model = "gemini-2.5-flash"'
+        )
+    if kind in _NEEDS_KEY and "base_url" not in pool:
+        for account_path, account in accounts(name, pool):
+            if "api_key" not in account and "base_url" not in account:
+                report.mistake(
+                    (*account_path, "api_key"),
+                    "is missing",
+                    suggestion=f"refer to the account's key: api_key = {_ENVIRONMENT_EXAMPLE}",
+                )
+
+
+def _check_windows(report: Report, name: str, pool: dict[str, object]) -> None:
+    for path, account in accounts(name, pool):
+        windows = account.get("quota")
+        seen: set[tuple[str, str]] = set()
+        for index, window in enumerate(windows if isinstance(windows, list) else []):
+            if not isinstance(window, dict):
+                continue
+            span, unit = window.get("window"), window.get("unit")
+            if not (isinstance(span, str) and isinstance(unit, str)):
+                continue
+            if (span, unit) in seen:
+                report.mistake(
+                    (*path, "quota", index),
+                    f"a second window of {shown(unit)} over {shown(span)}",
+                    allowed="one window for each span and unit",
+                )
+            seen.add((span, unit))
+
+
+def _check_chains(report: Report) -> None:
+    known = [name for name, _ in tables(report.document, "pools")]
+    used: set[str] = set()
+    for name, chain in tables(report.document, "chains"):
+        named = chain.get("pools")
+        seen: set[str] = set()
+        for index, pool in enumerate(named if isinstance(named, list) else []):
+            if not isinstance(pool, str):
+                continue
+            path: KeyPath = ("chains", name, "pools", index)
+            if pool not in known:
+                report.mistake(
+                    path,
+                    "no such pool",
+                    allowed=one_of(known) or "the name of a [pools.NAME] table",
+                    suggestion=nearest(pool, known),
+                )
+            elif pool in seen:
+                report.mistake(path, "the chain has this pool already", allowed="each pool once")
+            seen.add(pool)
+        used |= seen
+    for name in known:
+        if used and name not in used:
+            report.warn(("pools", name), "no chain uses this pool")
+
+
+def _check_state(report: Report) -> None:
+    state = report.document.get("state")
+    if isinstance(state, dict) and "mode" in state and "redis_url" not in state:
+        report.warn(("state", "mode"), "has no effect without redis_url")

@@ -1,0 +1,78 @@
+"""The commented configuration that ``smartfallback init`` writes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+STARTER: Final = """\
+# SmartFallback: which accounts answer, in which order. Check this file with "smartfallback check".
+#
+# It is complete as it stands: one Gemini account, whose key is read from the environment variable
+# ANTIGRAVITY_KEY_1 (get a key at https://aistudio.google.com/apikey). Uncomment what else you have.
+#
+# Secrets are never written in here but referred to, in one of these ways:
+#   { env = "NAME" }                        an environment variable
+#   { keyring = "service/user" }            the system's keyring (pip install keyring)
+#   { file = "path" }                       a file that only you can read
+#   { command = ["pass", "show", "llm"] }   the first line that a command prints within 10 seconds
+
+# A pool holds the accounts of one provider that stand for the same step.
+[pools.antigravity]
+provider = "gemini"                 # gemini | openai | copilot | opencode | local
+model    = "gemini-2.5-flash"
+strategy = "hybrid"                 # greedy | round_robin | sticky | lru | hybrid
+# base_url       = "https://…"      # any compatible endpoint; for openai it includes the version: https://host/v1
+# reserve        = "before_local"   # spend quota between the soft and the hard limit before the local model; or "never"
+# context_tokens = 1_000_000        # longer conversations go elsewhere
+# capabilities   = ["tools", "vision"]
+# price          = { input = 0.30, output = 2.50 }   # US dollars for one million tokens
+
+# [pools.antigravity.thresholds]    # percent used
+# soft_limit = 80                   # above it, an account rests while another pool can answer
+# hard_limit = 95                   # above it, an account is never used
+
+# [pools.antigravity.timeouts]      # seconds
+# connect_s     = 5
+# first_token_s = 20
+# idle_s        = 30
+
+# [pools.antigravity.account_circuit]
+# preset = "rotation"               # rotation | chain | provider | service; single values may differ:
+# recovery_timeout_s = 120
+
+[[pools.antigravity.accounts]]
+id      = "ag-1"
+api_key = { env = "ANTIGRAVITY_KEY_1" }
+# window: 5h | day | week | month; unit: tokens | requests | credits | fraction
+quota   = [{ window = "week", unit = "tokens", limit = 5_000_000, resets = "sun 00:00 UTC" }]
+# max_concurrency = 8
+# project         = "my-project"    # accounts of one Google project share its quota
+
+# [[pools.antigravity.accounts]]
+# id      = "ag-2"
+# api_key = { env = "ANTIGRAVITY_KEY_2" }
+# quota   = [{ window = "week", unit = "tokens", limit = 5_000_000, resets = "sun 00:00 UTC" }]
+
+# Any OpenAI-compatible server: OpenAI, OpenRouter, GitHub Models, vLLM, Ollama, llama.cpp, …
+# [pools.openrouter]
+# provider = "openai"
+# model    = "meta-llama/llama-3.3-70b-instruct"
+# base_url = "https://openrouter.ai/api/v1"
+# [[pools.openrouter.accounts]]
+# id      = "or-1"
+# api_key = { env = "OPENROUTER_API_KEY" }
+
+# A GGUF file on this machine (pip install "smartfallback-console[local]").
+# [pools.local]
+# provider   = "local"
+# model_path = "~/models/model.gguf"
+# [[pools.local.accounts]]
+# id = "gguf"
+
+# A chain names pools in the order in which they are asked. "default" is used unless another is named.
+[chains.default]
+pools = ["antigravity"]             # e.g. ["antigravity", "openrouter", "local"]
+# timeout_s = 120                   # one limit over all tries of a request
+# switch_on_content_filter = false  # ask the next pool when one refuses for its content
+"""
+"""TOML text that :func:`smartfallback.config.load_config` accepts once the named key is set."""
