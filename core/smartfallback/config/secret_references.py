@@ -247,7 +247,7 @@ def _first_line(argv: list[str], folder: Path, limit_s: float) -> str:
     reader = threading.Thread(target=collect, name="secret-command", daemon=True)
     reader.start()
     reader.join(limit_s)
-    too_much = len(printed) > _LARGEST
+    too_much = len(printed) > _LARGEST_SECRET
     in_time = not reader.is_alive()
     if in_time and not too_much:
         try:

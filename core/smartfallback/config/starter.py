@@ -21,8 +21,8 @@ STARTER: Final = """\
 provider = "gemini"                 # gemini | openai | copilot | opencode | local
 model    = "gemini-2.5-flash"
 strategy = "hybrid"                 # greedy | round_robin | sticky | lru | hybrid
-# base_url       = "https://…"      # any compatible endpoint; for openai it includes the version: https://host/v1
-# reserve        = "before_local"   # spend quota between the soft and the hard limit before the local model; or "never"
+# base_url       = "https://…"      # any compatible endpoint; for openai with its version: https://host/v1
+# reserve        = "before_local"   # when quota between the two limits below is spent; or "never"
 # context_tokens = 1_000_000        # longer conversations go elsewhere
 # capabilities   = ["tools", "vision"]
 # price          = { input = 0.30, output = 2.50 }   # US dollars for one million tokens
