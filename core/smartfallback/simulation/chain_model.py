@@ -44,7 +44,7 @@ _GROUPS: Final = (
     "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de "
     "hi ri ro ic ne ea ra ce li ch ll be ma si om ur ca el ta la ns di fo ho pe ec pr no ct us ac ot il tr "
     "ly ing the and ion ent her tion ment ould ess ate all our you ver com con pro "
-    "_t _a _w _s _i _o _c _b _p _m _f _d _h _th _the _and _of _to _in _is _you _for _that _what _with "
+    "_ __ _t _a _w _s _i _o _c _b _p _m _f _d _h _th _the _and _of _to _in _is _you _for _that _what _with "
     "_can _model"
 )
 
