@@ -46,11 +46,8 @@ class Attempt:
 
     @property
     def latency_s(self) -> float:
+        """Seconds since the attempt began."""
         return self._loop.time() - self.started
-
-    @property
-    def divert_reason(self) -> str:
-        return self._divert_reason or ""
 
     async def first(self) -> Chunk:
         """The first chunk with content, or the final one of an answer that has none.

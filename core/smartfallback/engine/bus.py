@@ -50,6 +50,7 @@ class Bus:
 
     @property
     def last_seq(self) -> int:
+        """The number of the latest event."""
         return self._seq
 
     def listen(self, listener: Callable[[Event], None]) -> None:

@@ -18,7 +18,11 @@ class Capacity:
         return len(self._waiting)
 
     async def wait(self, until: float) -> bool:
-        """Wait for a place until the loop's clock shows ``until``; False when none came, or the line is full."""
+        """Wait for a place until the loop's clock shows ``until``.
+
+        Returns:
+            False when none came by then, or when the line is full.
+        """
         if len(self._waiting) >= MOST_WAITING:
             return False
         loop = asyncio.get_running_loop()

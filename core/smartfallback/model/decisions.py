@@ -89,6 +89,7 @@ class ScoreTerms(NamedTuple):
 
     @property
     def final(self) -> float:
+        """The score by which the choice was made."""
         return self.score * self.jitter
 
 

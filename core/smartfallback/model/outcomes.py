@@ -28,7 +28,7 @@ class TimeoutPhase(StrEnum):
     """Which wait ran out."""
 
     CONNECT = "connect"
-    FIRST_TOKEN = "first token"
+    FIRST_TOKEN = "first token"  # noqa: S105 - a phase, not a password
     IDLE = "idle stream"
     TOTAL = "total"
 

@@ -51,6 +51,7 @@ class Usage(NamedTuple):
 
     @property
     def total_tokens(self) -> int:
+        """Input and output together, which is what token quotas count."""
         return self.input_tokens + self.output_tokens
 
 
@@ -119,6 +120,7 @@ class Reply:
 
     @property
     def degraded(self) -> bool:
+        """Whether the answer is less than what was asked for in any way."""
         return bool(self.degradations)
 
 
