@@ -1,0 +1,104 @@
+"""The commands and their options; each command's work is loaded when it is called."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smartfallback.cli import exit_codes
+from smartfallback.cli.terminal import CommandError, run_command
+
+app = typer.Typer(
+    name="smartfallback",
+    help="Send each request to the LLM account that should answer it.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 cancelled with Ctrl+C.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The file; by default the one in your config directory."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object of a versioned form.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smartfallback {version('smartfallback-console')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Nothing of its own: the options that belong to no command."""
+
+
+@app.command(epilog="Exit codes: 0 written, 2 the file exists already or can't be written.")
+def init(
+    path: Annotated[
+        Path | None,
+        typer.Option("--path", metavar="FILE", help="Where to write; by default your config directory."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+) -> None:
+    """Write a commented configuration to start from."""
+    from smartfallback.cli.init import write_starter
+
+    run_command(lambda: write_starter(path, force=force))
+
+
+@app.command(epilog="Exit codes: 0 every account can be used, 1 some can't, 2 no or a wrong configuration.")
+def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check the configuration, its secrets, and whether each account can be reached.
+
+    Nothing is spent: upstreams are asked for their list of models, never for an answer.
+    """
+    from smartfallback.cli.check import check_config
+
+    run_command(lambda: check_config(config, as_json=as_json))
+
+
+@app.command(
+    epilog="Exit codes: 0 answered, 1 nobody could answer or the answer broke off, "
+    "2 wrong usage or configuration, 130 cancelled with Ctrl+C."
+)
+def chat(
+    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from standard input.')],
+    chain: Annotated[
+        str | None,
+        typer.Option("--chain", metavar="NAME", help='The chain to ask; by default "default".'),
+    ] = None,
+    config: ConfigOption = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Ask the simulated upstreams, whatever is configured.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a question; the answer streams to stdout, who answered and what was tried goes to stderr.
+
+    Without a configuration the built-in demo answers, which says so.
+    """
+    from smartfallback.cli.chat import ask
+
+    def command() -> int:
+        if demo and config is not None:
+            raise CommandError("Use either --demo or --config, not both.", exit_codes.MISUSED)
+        return ask(prompt, chain=chain, config=config, demo=demo, as_json=as_json)
+
+    run_command(command)
+
+
+def main() -> None:
+    """Entry point of ``smartfallback``."""
+    app()

@@ -1,0 +1,204 @@
+"""``smartfallback chat``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from smartfallback.cli import exit_codes
+from smartfallback.cli.chat_json import failed, misconfigured, replied
+from smartfallback.cli.opening import find_and_load
+from smartfallback.cli.terminal import CommandError, answer, answer_json, one_line, run_async, tell
+from smartfallback.config import ConfigError, default_config_path
+from smartfallback.config.mistakes import nearest, one_of
+from smartfallback.model.events import AttemptFailed, Delta, Event, RequestDegraded, RequestFinished
+from smartfallback.model.outcomes import AttemptResult, RequestError
+from smartfallback.model.requests import Origin, Request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from smartfallback.engine.orchestrator import Orchestrator
+    from smartfallback.model.outcomes import AttemptRecord
+    from smartfallback.model.requests import Reply
+    from smartfallback.model.specs import SystemSpec
+
+
+def ask(prompt: str, *, chain: str | None, config: Path | None, demo: bool, as_json: bool) -> int:
+    """Ask one question and write the answer.
+
+    Raises:
+        CommandError: The prompt or the chain can't be used.
+    """
+    text = _prompt(prompt)
+    spec: SystemSpec | None = None
+    if not demo:
+        try:
+            loaded = find_and_load(config)
+        except ConfigError as error:
+            if as_json:
+                answer_json(misconfigured(error))
+            tell(str(error))
+            return exit_codes.MISUSED
+        if loaded is None:
+            tell(
+                f"No configuration at {default_config_path()}: the simulated demo answers. "
+                'Write a configuration with "smartfallback init".'
+            )
+        else:
+            spec = loaded.spec
+            for warning in loaded.warnings:
+                tell(f"Warning: {warning}")
+    return run_async(lambda: _converse(text, chain, spec, as_json=as_json))
+
+
+def _prompt(prompt: str) -> str:
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise CommandError("Standard input is not UTF-8 text.", exit_codes.MISUSED) from None
+        except OSError:
+            raise CommandError("Standard input can't be read.", exit_codes.MISUSED) from None
+    if not prompt.strip():
+        raise CommandError("The prompt is empty: there is nothing to ask.", exit_codes.MISUSED)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise CommandError("The prompt is not valid text.", exit_codes.MISUSED) from None
+    return prompt
+
+
+async def _converse(text: str, chain: str | None, spec: SystemSpec | None, *, as_json: bool) -> int:
+    async with AsyncExitStack() as stack:
+        orchestrator: Orchestrator
+        if spec is None:
+            from smartfallback.simulation.demo import demo
+
+            orchestrator = (await stack.enter_async_context(demo())).orchestrator
+        else:
+            from smartfallback.engine.orchestrator import Orchestrator as Engine
+
+            orchestrator = await stack.enter_async_context(Engine(spec))
+        request = Request.ask(text, chain=_chain(orchestrator.spec, chain), origin=Origin.CHAT)
+        transcript = _Transcript(show=not as_json)
+        try:
+            async with aclosing(orchestrator.stream(request)) as events:
+                async for event in events:
+                    transcript.take(event)
+        except RequestError as error:
+            transcript.end_line()
+            if as_json:
+                answer_json(failed(error, request.chain, simulated=orchestrator.spec.simulated))
+            else:
+                _tell_failure(error)
+            return exit_codes.FAILED
+        except BaseException:
+            transcript.end_line()
+            raise
+        reply = transcript.reply
+        if reply is None:
+            raise CommandError("The answer ended without a result.", exit_codes.FAILED)
+        transcript.end_line()
+        if as_json:
+            answer_json(replied(reply, request.chain, simulated=orchestrator.spec.simulated))
+        else:
+            _tell_who_answered(reply, simulated=orchestrator.spec.simulated)
+        return exit_codes.DONE
+
+
+def _chain(spec: SystemSpec, named: str | None) -> str:
+    names = [chain.name for chain in spec.chains]
+    if named is None:
+        if "default" in names or not names:
+            return "default"
+        if len(names) == 1:
+            return names[0]
+        raise CommandError(f"Name a chain with --chain: {one_of(names)}.", exit_codes.MISUSED)
+    if named not in names:
+        closest = nearest(named, names)
+        raise CommandError(
+            f"There is no chain {one_of([named])}{f'; {closest}' if closest else '.'} "
+            f"The chains are {one_of(names)}.",
+            exit_codes.MISUSED,
+        )
+    return named
+
+
+@dataclass(slots=True)
+class _Transcript:
+    """Writes an answer while it comes. ``show`` is false when only the whole is wanted."""
+
+    show: bool
+    reply: Reply | None = None
+    _open_line: bool = field(default=False)
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, RequestFinished):
+            self.reply = event.reply
+        if not self.show:
+            return
+        # Writing may wait for a slow reader. This loop has nothing else to do meanwhile, and
+        # waiting here is what slows the upstream down.
+        if isinstance(event, Delta):
+            answer(event.text)
+            if event.text:
+                self._open_line = not event.text.endswith("\n")
+        elif isinstance(event, AttemptFailed):
+            self.end_line()
+            tell(one_line(f"{event.account}: {event.failure}; {event.then.value}"))
+        elif isinstance(event, RequestDegraded):
+            self.end_line()
+            tell(one_line(f"Degraded: {event.degradation.detail}"))
+
+    def end_line(self) -> None:
+        if self._open_line:
+            self._open_line = False
+            answer("\n")
+
+
+def _tell_who_answered(reply: Reply, *, simulated: bool) -> None:
+    usage = reply.usage
+    about = "about " if usage.estimated else ""
+    cost = "" if reply.cost is None else f", ${reply.cost:.6f}"
+    tell(
+        one_line(
+            f"{'Simulated: ' if simulated else ''}{reply.account} answered "
+            f"({reply.pool}, {reply.model}) in {reply.latency_s:.2f} s, "
+            f"{about}{usage.input_tokens} + {usage.output_tokens} tokens{cost}."
+        )
+    )
+    before = [record for record in reply.attempts if record.result is not AttemptResult.SUCCESS]
+    if before:
+        tell("Tried before:")
+        for record in before:
+            tell(_attempt(record))
+
+
+def _tell_failure(error: RequestError) -> None:
+    head = "The answer broke off" if error.partial else "No answer"
+    tell(one_line(f"{head}: {error.failure}"))
+    if error.failure.hint:
+        tell(one_line(f"Do: {error.failure.hint}"))
+    if error.attempts:
+        tell("Tried:")
+        for record in error.attempts:
+            tell(_attempt(record))
+    if error.skipped:
+        tell("Not tried:")
+        for skipped in error.skipped:
+            tell(f"  {one_line(skipped)}")
+    if error.next_available_at is not None:
+        wait_s = max(0.0, error.next_available_at - time.time())
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(error.next_available_at))
+        tell(f"The next account is expected back at {at}, in {wait_s:.0f} s.")
+
+
+def _attempt(record: AttemptRecord) -> str:
+    why = str(record.failure) if record.failure else record.result.value
+    return "  " + one_line(
+        f"{record.number}. {record.account} ({record.pool}, {record.model}), {record.latency_s:.2f} s: {why}"
+    )
