@@ -1,0 +1,257 @@
+"""HTTP for the adapters: httpx requests over httpx-aiohttp's transport, one connection pool for each pool.
+
+Requests go straight to the transport. What ``httpx.AsyncClient`` puts on top (cookies that all
+accounts would share, redirects that would take a key along, logging) is not wanted here and costs
+more than the rest of a call.
+
+How the transport behaves, and what follows from it here:
+
+* ``max_connections=None`` means aiohttp's own limit of 100. The engine's concurrency caps are the
+  only limit wanted, so the session is built here, without one.
+* Its ``pool`` time-out covers the whole way to a connection (DNS, TCP, TLS); ``connect`` only the
+  TCP part. Both get the pool's ``connect_s``. Nothing else times out before the backstop: waits
+  for tokens are the engine's.
+* Closing a response before its end closes the connection at once, and a response read to its end
+  gives it back for the next call; so do cancellation and errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple, cast
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError
+from smartfallback.providers.http_errors import connection_failure
+
+READ_BACKSTOP_S: Final = 900.0
+"""A silent upstream is given up after this even if nobody cancels."""
+
+KEEPALIVE_S: Final = 30.0
+_STREAMED_BODY_BYTES: Final = 512 * 1024
+_PIECE_BYTES: Final = 64 * 1024
+
+_CLIENT_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+
+
+class Endpoint(NamedTuple):
+    """Where calls of one account go: everything about them that does not change from call to call."""
+
+    url: httpx.URL
+    headers: httpx.Headers
+    transport: AiohttpTransport
+    host: str
+
+
+class HttpClient:
+    """The connections of one pool, shared by its accounts.
+
+    Args:
+        connect_s: Limit for getting a connection, in seconds.
+    """
+
+    def __init__(self, *, connect_s: float) -> None:
+        self._extensions: dict[str, Any] = {
+            "timeout": {"connect": connect_s, "pool": connect_s, "read": READ_BACKSTOP_S, "write": None}
+        }
+        self._transports: dict[tuple[str | None, bool], AiohttpTransport] = {}
+        self._closed = False
+
+    def endpoint(self, url: str, headers: dict[str, str]) -> Endpoint:
+        """Prepare calls to ``url``. Build once for each account and URL, then reuse.
+
+        Raises:
+            ProviderError: The URL can't be called.
+        """
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL("")
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ProviderError(
+                Failure(
+                    ErrorCategory.NETWORK_ERROR,
+                    "base_url is no http or https address",
+                    hint="check base_url in the configuration",
+                )
+            )
+        secure = parsed.scheme == "https"
+        proxy = environment_proxy(parsed)
+        transport = self._transports.get((proxy, secure))
+        if transport is None:
+            transport = self._transports[proxy, secure] = _transport(proxy, secure=secure)
+        return Endpoint(parsed, httpx.Headers(headers), transport, parsed.netloc.decode("ascii", "replace"))
+
+    async def post(self, endpoint: Endpoint, body: bytes) -> Exchange:
+        """Send ``body`` and wait for the response's status and headers.
+
+        Raises:
+            ProviderError: No response came, classified.
+        """
+        if self._is_closed():
+            raise ProviderError(Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down"))
+        if len(body) > _STREAMED_BODY_BYTES:
+            request = httpx.Request(
+                "POST",
+                endpoint.url,
+                headers=[*endpoint.headers.multi_items(), ("content-length", str(len(body)))],
+                stream=_Pieces(body),
+                extensions=self._extensions,
+            )
+        else:
+            request = httpx.Request(
+                "POST", endpoint.url, headers=endpoint.headers, content=body, extensions=self._extensions
+            )
+        try:
+            response = await endpoint.transport.handle_async_request(request)
+        except _CLIENT_ERRORS as error:
+            failure = connection_failure(error, endpoint.host, began=False)
+        except RuntimeError:
+            if not self._is_closed():
+                raise
+            failure = Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down")
+        else:
+            return Exchange(response, endpoint.host)
+        # Raised outside the handler: the context of the original could carry headers.
+        raise ProviderError(failure)
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def aclose(self) -> None:
+        """Close every connection, also those in use. Safe to call twice."""
+        self._closed = True
+        while self._transports:
+            _, transport = self._transports.popitem()
+            await transport.aclose()
+
+
+class Exchange:
+    """One response whose body is read piece by piece. Must be closed."""
+
+    __slots__ = ("_host", "_pieces", "_response", "headers", "status")
+
+    def __init__(self, response: httpx.Response, host: str) -> None:
+        self._response = response
+        self._host = host
+        self.status: int = response.status_code
+        self.headers = response.headers
+        self._pieces = _pieces(response)
+
+    async def read(self) -> bytes | None:
+        """The next piece of the body, None at its end.
+
+        Raises:
+            ProviderError: The connection broke or the body was cut off.
+        """
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            return None
+        except _CLIENT_ERRORS as error:
+            failure = connection_failure(error, self._host, began=True)
+        raise ProviderError(failure)
+
+    async def read_within(self, seconds: float) -> bytes | None:
+        """Like :meth:`read`; None too when nothing came within ``seconds``."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.read()
+        except TimeoutError:
+            return None
+
+    async def read_start(self, limit: int, seconds: float) -> bytes:
+        """The body's first ``limit`` bytes, or what came within ``seconds`` before the connection broke."""
+        body = bytearray()
+        with suppress(ProviderError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(body) < limit and (piece := await self.read()) is not None:
+                    body += piece
+        return bytes(body[:limit])
+
+    async def aclose(self) -> None:
+        """Give the connection back if the body was read to its end, else close it."""
+        try:
+            await self._pieces.aclose()
+        finally:
+            with suppress(*_CLIENT_ERRORS):
+                await cast("httpx.AsyncByteStream", self._response.stream).aclose()
+
+
+class _Pieces(httpx.AsyncByteStream):
+    """A large request body in pieces: sent whole it would hold the loop, and aiohttp warns of it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        view = memoryview(self._body)
+        for start in range(0, len(view), _PIECE_BYTES):
+            yield bytes(view[start : start + _PIECE_BYTES])
+
+
+def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    # httpx's own iterators nest generators that nobody closes when reading stops early; the
+    # stream underneath is one generator that Exchange can close. Decoding needs httpx's, though.
+    if response.headers.get("content-encoding", "identity") not in ("", "identity"):
+        return cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
+    stream = cast("httpx.AsyncByteStream", response.stream)
+    return cast("AsyncGenerator[bytes, None]", aiter(stream))
+
+
+def _transport(proxy: str | None, *, secure: bool) -> AiohttpTransport:
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, ssl=_tls() if secure else True, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    # The transport insists on a context of its own, which a session built here never uses. An
+    # empty one trusts nobody, and spares the 20 ms of loading certificates.
+    unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return AiohttpTransport(
+        verify=unused, trust_env=False, client=session, proxy=httpx.Proxy(proxy) if proxy else None
+    )
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """The context for all pools, with certifi's roots or those of SSL_CERT_FILE and SSL_CERT_DIR."""
+    return httpx.create_ssl_context(trust_env=True)
+
+
+def environment_proxy(url: httpx.URL) -> str | None:
+    """The proxy that the environment (or the system) names for ``url``, None for a direct connection.
+
+    Loopback is always direct: a local model must not be reached by way of a company's proxy.
+    """
+    if is_loopback(url.host) or proxy_bypass(url.host):
+        return None
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy:
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` names this machine by its loopback address."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

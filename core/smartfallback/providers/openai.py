@@ -1,0 +1,162 @@
+"""Adapter for OpenAI-compatible servers (``/chat/completions``).
+
+Protocol: https://platform.openai.com/docs/api-reference/chat, with what other servers make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any, ClassVar, Final
+
+from smartfallback.clock import Clock
+from smartfallback.model.outcomes import Failure, ProviderError
+from smartfallback.model.requests import Usage
+from smartfallback.model.specs import AccountSpec, PoolSpec
+from smartfallback.providers.answer import Answer, token_count
+from smartfallback.providers.base import Call
+from smartfallback.providers.http_client import Endpoint, Exchange
+from smartfallback.providers.http_errors import ErrorReply
+from smartfallback.providers.http_provider import HttpProvider, encode_json
+from smartfallback.providers.openai_errors import classify
+
+_FINISH: Final = {
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_length": "length",
+}
+
+
+class Quirk(Enum):
+    """A part of the protocol that a server refused."""
+
+    NO_STREAM_OPTIONS = auto()
+    MAX_COMPLETION_TOKENS = auto()
+    """The answer's limit goes by its newer name."""
+
+
+_NO_QUIRKS: Final[frozenset[Quirk]] = frozenset()
+
+
+class OpenAIProvider(HttpProvider):
+    """Serves one pool of accounts with OpenAI or any server that speaks its dialect."""
+
+    default_base_url = "https://api.openai.com/v1"
+    after_finish_s: ClassVar[float] = 2.0
+
+    def __init__(self, pool: PoolSpec, clock: Clock) -> None:
+        super().__init__(pool, clock)
+        self._endpoints: dict[tuple[str, bool], tuple[AccountSpec, Endpoint]] = {}
+        self._quirks: dict[tuple[str, str], frozenset[Quirk]] = {}
+
+    def _endpoint(self, call: Call) -> Endpoint:
+        key = (call.account.id, call.stream)
+        known = self._endpoints.get(key)
+        if known is not None and known[0] is call.account:
+            return known[1]
+        endpoint = self._client.endpoint(
+            f"{self._base_url(call.account)}/chat/completions", self._headers(call)
+        )
+        self._remember(self._endpoints, key, (call.account, endpoint))
+        return endpoint
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        headers = self._common_headers(call)
+        key = self._key(call.account)
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        return headers
+
+    def _body(self, call: Call, quirks: frozenset[Quirk] = _NO_QUIRKS) -> bytes:
+        body: dict[str, Any] = {
+            "model": call.model,
+            "messages": [
+                {"role": message.role.value, "content": message.content} for message in call.messages
+            ],
+        }
+        if call.stream:
+            body["stream"] = True
+            if Quirk.NO_STREAM_OPTIONS not in quirks:
+                body["stream_options"] = {"include_usage": True}
+        if call.max_output_tokens is not None:
+            name = "max_completion_tokens" if Quirk.MAX_COMPLETION_TOKENS in quirks else "max_tokens"
+            body[name] = call.max_output_tokens
+        if call.temperature is not None:
+            body["temperature"] = call.temperature
+        return encode_json(body).encode()
+
+    async def _open(self, call: Call) -> Exchange:
+        where = (self._base_url(call.account), call.model)
+        quirks = self._quirks.get(where, _NO_QUIRKS)
+        while True:
+            exchange = await self._client.post(self._endpoint(call), self._body(call, quirks))
+            if 200 <= exchange.status < 300:
+                return exchange
+            reply = await self._refusal(exchange, call)
+            quirk = _refused_part(call, reply)
+            if quirk is None or quirk in quirks:
+                raise ProviderError(classify(reply))
+            quirks |= {quirk}
+            self._remember(self._quirks, where, self._quirks.get(where, _NO_QUIRKS) | quirks)
+
+    def _answer(self, call: Call, headers: Mapping[str, str]) -> Answer:
+        return OpenAIAnswer(call, headers, self._clock.time())
+
+    def _classify(self, reply: ErrorReply) -> Failure:
+        return classify(reply)
+
+
+class OpenAIAnswer(Answer):
+    """Reads ``chat.completion`` objects and ``chat.completion.chunk`` events."""
+
+    __slots__ = ()
+
+    def take(self, payload: dict[str, Any]) -> str:
+        """See :meth:`Answer.take`. Reasoning fields are no text of the answer."""
+        usage = payload.get("usage")
+        if usage:
+            self.usage = _usage(usage) or self.usage
+        choices = payload.get("choices")
+        if not choices:
+            if payload.get("error") or payload.get("object") == "error" or payload.get("type") == "error":
+                self.failure = classify(self.refused(payload, 200))
+            return ""
+        choice = choices[0]
+        whole = choice.get("message")
+        said = choice.get("delta") or whole or {}
+        text = said.get("content") or said.get("refusal") or ""
+        if type(text) is list:
+            text = "".join(part.get("text") or "" for part in text if part.get("type", "text") == "text")
+        error = payload.get("error") or choice.get("error")
+        if error:
+            self.failure = classify(self.refused({"error": error}, 200))
+            return text
+        reason = choice.get("finish_reason")
+        if reason == "content_filter":
+            self.content_filtered("the answer", "content_filter", len(text))
+        elif reason:
+            self.finish = _FINISH.get(reason) or str(reason)
+        elif whole and self.finish is None:
+            # A whole answer is whole, whether or not its server gives a reason.
+            self.finish = "stop"
+        return text
+
+
+def _refused_part(call: Call, reply: ErrorReply) -> Quirk | None:
+    """Which part of the protocol that can be left out a server refuses, None for any other refusal."""
+    if reply.status not in (400, 422):
+        return None
+    if call.stream and ("stream_options" in reply.text or "include_usage" in reply.text):
+        return Quirk.NO_STREAM_OPTIONS
+    if call.max_output_tokens is not None and "max_completion_tokens" in reply.text:
+        return Quirk.MAX_COMPLETION_TOKENS
+    return None
+
+
+def _usage(usage: dict[str, Any]) -> Usage | None:
+    prompt = token_count(usage.get("prompt_tokens"))
+    output = token_count(usage.get("completion_tokens"))
+    return Usage(prompt, output) if prompt or output else None
