@@ -98,7 +98,7 @@ class AccountLedger:
         self._waiting = any(window.closed for window in self._windows)
         """A sliding window waits for its first use."""
         self._trial: tuple[LedgerWindow, ...] = ()
-        """Windows opened by reservations of which none has come to an end yet."""
+        """Windows opened by reservations of which none has been used, as far as is known."""
         self._inexact = any(spec.unit is QuotaUnit.CREDITS for spec in windows)
         """Amounts may be fractions, whose sums and differences leave rounding errors."""
         self._due = math.inf
@@ -210,7 +210,6 @@ class AccountLedger:
                     window.close()
                 self._trial = ()
                 self._waiting = True
-                self._reschedule()
         reservation.state = ENDED
         self._dirty = True
         return True
@@ -359,7 +358,6 @@ class AccountLedger:
             if now >= window.ends_at:
                 self._epoch += 1
                 self._rolled.append(window.roll(now, self._epoch))
-                self._trial = tuple(other for other in self._trial if other is not window)
                 self._waiting = self._waiting or window.closed
         if self._exhausted_until is not None and now >= self._exhausted_until:
             self._exhausted_until = None

@@ -39,7 +39,9 @@ _FORMS: Final = {
     WindowKind.MONTH: '"day HH:MM Zone", such as "1 00:00 UTC"',
 }
 _TIME: Final = re.compile(r"([0-9]{1,2}):([0-9]{2})")
-_NEIGHBOURS: Final = range(-2, 3)
+# Today's boundary may lie ahead, so one before; and where clocks turn back over midnight (St John's
+# did at 00:01), tomorrow's may lie behind, so two after.
+_NEIGHBOURS: Final = range(-1, 3)
 
 
 class ResetRule:
