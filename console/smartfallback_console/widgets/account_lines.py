@@ -1,0 +1,284 @@
+"""One account as one line: which columns fit, and what each says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smartfallback_console.formatting import age, clean, count, countdown, duration, fit, percent
+from smartfallback_console.widgets.lines import Line, LineWriter
+
+if TYPE_CHECKING:
+    from rich.style import Style
+    from smartfallback import AccountView, CircuitView, PoolView, QuotaView
+
+    from smartfallback_console.ink import Ink
+
+CIRCUIT_SIGNS = {
+    "closed": "●",
+    "open": "○",
+    "half_open": "◐",
+    "forced_open": "⊘",
+    "observe_only": "◎",
+    "disabled": "◌",
+}
+"""A circuit's state without colour: full lets through, half probes, hollow blocks."""
+
+STATUS_SIGNS = {"healthy": "●", "warning": "▲", "critical": "◆", "exhausted": "■", "unknown": "?"}
+"""A quota's status without colour."""
+
+LABEL_SIGNS = {
+    "reported": "=",
+    "measured": " ",
+    "learned": "~",
+    "estimated": "≈",
+    "stale": "!",
+    "unknown": "?",
+}
+"""How far a percentage is to be trusted, where there is no room for the word."""
+
+SOFT_MARK = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The width of each column in cells; 0 leaves a column out."""
+
+    name: int
+    bar: int
+    label: int
+    resets: int
+    circuit: int
+    state: int
+    in_flight: int
+    used: int
+    requests: int
+    failures: int
+    tokens: int
+
+    @classmethod
+    def for_width(cls, width: int, longest_name: int) -> Columns:
+        """The columns that ``width`` cells have room for; the most needed first."""
+        wide, roomy, medium, small = width >= 150, width >= 106, width >= 92, width >= 60
+        name = max(6, min(longest_name, 28 if wide else 20 if roomy else 14 if small else 10))
+        fixed = {
+            "label": 14 if wide else 9 if roomy else 0,
+            "resets": 7 if medium else 6 if small else 0,
+            "circuit": 16 if wide else 15 if roomy else 11 if small else 6,
+            "in_flight": 5 if small else 0,
+            "used": 5 if small else 0,
+            "requests": 5 if medium else 0,
+            "failures": 5 if wide else 0,
+            "tokens": 6 if wide else 0,
+        }
+        # 2 cells of sign, 6 of percentage, one gap after each column that is shown.
+        taken = 2 + name + 1 + 1 + 6 + 1 + sum(value + 1 for value in fixed.values() if value)
+        free = max(0, width - taken)
+        bar = max(0, min(30, free * 2 // 5)) if free >= 12 else 0
+        state = max(0, free - bar)
+        return cls(name=name, bar=bar, state=state, **fixed)
+
+
+def heading_line(columns: Columns, ink: Ink, sort: str) -> Line:
+    """The names of the columns."""
+    out = LineWriter()
+
+    def put(text: str, width: int, *, right: bool = False, key: str = "") -> None:
+        if width:
+            name = text + ("▾" if key and key == sort else "")
+            out.put(fit(name, width, "right" if right else "left"), ink.muted).space()
+
+    out.space(2)
+    put("account", columns.name, key="name")
+    put("quota used", columns.bar)
+    put("" if columns.bar else "used", 6, right=True, key="quota")
+    put("known", columns.label)
+    put("reset", columns.resets, right=True)
+    put("circuit", columns.circuit, key="circuit")
+    put("busy", columns.in_flight, right=True)
+    put("last", columns.used, right=True, key="last")
+    put("reqs", columns.requests, right=True, key="requests")
+    put("fail", columns.failures, right=True)
+    put("tokens", columns.tokens, right=True)
+    put("state", columns.state)
+    return out.line()
+
+
+def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> Line:
+    """One account."""
+    out = LineWriter()
+    quota = view.quota
+    status = quota.status.value
+    tone = status_tone(quota, ink)
+    usable = view.skip is None
+    sign, sign_tone = state_sign(view, ink)
+    out.put(sign, sign_tone).space()
+    out.put(fit(view.id, columns.name), ink.strong if usable else ink.muted).space()
+    bound = quota.bound
+    if columns.bar:
+        used = None if bound is None else bound.percent
+        out_bar(
+            out, columns.bar, used, 0.0 if bound is None else bound.held_percent, tone, ink, bool(bound)
+        )
+        out.space()
+    if bound is None:
+        out.put(fit("no limit" if columns.bar == 0 else "∞", 6, "right"), ink.muted).space()
+    else:
+        mark = "" if columns.label else LABEL_SIGNS[bound.label.value].strip()
+        text = "?" if bound.percent is None else mark + percent(bound.percent)
+        out.put(fit(text, 6, "right"), tone if status != "healthy" else ink.text).space()
+    if columns.label:
+        out.put(fit(_known(quota, now, columns.label), columns.label), ink.muted).space()
+    if columns.resets:
+        at = quota.exhausted_until or (bound.resets_at if bound else None)
+        out.put(fit("–" if at is None else duration(at - now), columns.resets, "right"), ink.muted).space()
+    _circuit(out, view.circuit, columns.circuit, now, ink)
+    out.space()
+    if columns.in_flight:
+        busy = f"{view.in_flight}/{view.max_concurrency}" if view.in_flight else f"·/{view.max_concurrency}"
+        full = view.in_flight >= view.max_concurrency
+        busy_tone = ink.warning if full else ink.primary if view.in_flight else ink.muted
+        out.put(fit(busy, columns.in_flight, "right"), busy_tone).space()
+    if columns.used:
+        last = "–" if view.last_used_at is None else age(now - view.last_used_at)
+        out.put(fit(last, columns.used, "right"), ink.text if usable else ink.muted).space()
+    if columns.requests:
+        out.put(fit(count(view.requests), columns.requests, "right"), ink.text).space()
+    if columns.failures:
+        failed = count(view.failures) if view.failures else "·"
+        out.put(
+            fit(failed, columns.failures, "right"), ink.warning if view.failures else ink.muted
+        ).space()
+    if columns.tokens:
+        out.put(fit(count(view.tokens), columns.tokens, "right"), ink.text).space()
+    if columns.state:
+        text, state_tone = state_text(view, now, ink)
+        out.put(fit(text, columns.state), state_tone)
+    return out.line()
+
+
+def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
+    """A pool's heading between its accounts."""
+    out = LineWriter()
+    usable = sum(1 for account in view.accounts if account.skip is None)
+    total = len(view.accounts)
+    tone = ink.ok if usable == total else ink.warning if usable else ink.error
+    right = LineWriter()
+    circuit = view.provider_circuit
+    if circuit.state.value != "closed" or width >= 72:
+        right.put("API ", ink.muted)
+        _circuit(right, circuit, 0, now, ink)
+        right.put("  ", ink.muted)
+    gini = view.fairness.requests
+    if gini is not None and width >= 60:
+        alarm = view.fairness.alarm
+        right.put(f"Gini {gini:.3f}{' !' if alarm else ''}  ", ink.warning if alarm else ink.muted)
+    right.put(f"{usable}/{total} usable", tone)
+    name = clean(view.name)
+    out.put("▾ ", ink.primary).put(fit(name, min(len(name) + 2, max(4, width - right.length - 4))).rstrip(), ink.heading)
+    rest = width - out.length - right.length - 3
+    detail = f"{view.strategy.value} · {clean(view.model)}"
+    if rest >= 12:
+        text = fit(detail, min(rest, len(detail) + 1)).rstrip()
+        out.put("  " + text, ink.muted)
+    gap = width - out.length - right.length
+    if gap >= 3:
+        out.put(" " + "─" * (gap - 2) + " ", ink.faint)
+    else:
+        out.space(gap)
+    return (*out.line(), *right.line())
+
+
+def status_tone(quota: QuotaView, ink: Ink) -> Style:
+    """The colour of a quota's status."""
+    status = quota.status.value
+    if status in ("critical", "exhausted"):
+        return ink.error
+    return {"healthy": ink.ok, "warning": ink.warning}.get(status, ink.muted)
+
+
+def state_sign(view: AccountView, ink: Ink) -> tuple[str, Style]:
+    """One symbol for how an account stands, and its colour."""
+    if view.attention:
+        return "!", ink.error
+    if view.admin.value != "active":
+        return {"draining": "◑", "drained": "◌", "disabled": "⊘"}[view.admin.value], ink.muted
+    if view.circuit.state.value in ("open", "forced_open"):
+        return "✕", ink.error
+    if view.cooldown_until is not None:
+        return "◔", ink.warning
+    if view.circuit.state.value == "half_open":
+        return "◐", ink.warning
+    if view.quota.status.value == "unknown":
+        return "●" if view.skip is None else "?", ink.ok if view.skip is None else ink.muted
+    return STATUS_SIGNS[view.quota.status.value], status_tone(view.quota, ink)
+
+
+def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
+    """In words: usable, or why not and for how long."""
+    if view.attention:
+        return f"needs attention: {view.attention}", ink.error
+    if view.admin.value != "active":
+        reason = f" · {view.admin_reason}" if view.admin_reason else ""
+        busy = f" · {view.in_flight} running" if view.in_flight else ""
+        return f"{view.admin.value}{busy}{reason}", ink.muted
+    if view.skip is None:
+        return ("probing", ink.warning) if view.circuit.state.value == "half_open" else ("ready", ink.ok)
+    skip = view.skip
+    left = f" {countdown(skip.until - now)}" if skip.until is not None and skip.until - now < 3_600 else ""
+    if skip.reason.value == "account circuit":
+        return f"circuit {view.circuit.state.value.replace('_', ' ')}: {view.circuit.cause}", ink.error
+    tone = ink.error if "hard" in skip.reason.value or "exhausted" in skip.reason.value else ink.warning
+    return f"{skip.reason.value}{left}", tone
+
+
+def out_bar(
+    out: LineWriter, width: int, used: float | None, held: float, tone: Style, ink: Ink, known: bool
+) -> None:
+    """A quota bar: used heavy, held dashed, free light, with a tick at the soft limit."""
+    if used is None:
+        out.put(fit("┄" * width if known else "", width), ink.faint)
+        return
+    halves = max(0, min(2 * width, round(used / 100 * 2 * width)))
+    if used > 0:
+        halves = max(1, halves)
+    full, half = divmod(halves, 2)
+    held_cells = min(width - full - half, max(1, round(held / 100 * width)) if held > 0 else 0)
+    out.put("━" * full + "╸" * half, tone)
+    out.put("╍" * held_cells, ink.held)
+    position = full + half + held_cells
+    tick = int(width * SOFT_MARK)
+    if position <= tick < width:
+        out.put("─" * (tick - position), ink.faint).put("┼", ink.muted)
+        out.put("─" * (width - tick - 1), ink.faint)
+    else:
+        out.put("─" * (width - position), ink.faint)
+
+
+def _known(quota: QuotaView, now: float, width: int) -> str:
+    bound = quota.bound
+    if bound is None:
+        return ""
+    label = bound.label.value
+    if width < 12:
+        label = {"reported": "report", "measured": "meas", "learned": "learn", "estimated": "estim"}.get(
+            label, label
+        )
+    old = "" if bound.read_at is None else " " + age(now - bound.read_at)
+    return f"{label}{old}"
+
+
+def _circuit(out: LineWriter, view: CircuitView, width: int, now: float, ink: Ink) -> None:
+    state = view.state.value
+    tone = ink.ok if state == "closed" else ink.warning if state in ("half_open", "observe_only") else ink.error
+    if state == "disabled":
+        tone = ink.muted
+    word = state.replace("_", "-")
+    left = "" if view.until is None or state == "closed" else " " + countdown(max(0.0, view.until - now))
+    if width and width < 9:
+        text = CIRCUIT_SIGNS[state] + left
+    elif state == "forced_open" and 0 < width < 16:
+        text = f"{CIRCUIT_SIGNS[state]} forced{left}"
+    else:
+        text = f"{CIRCUIT_SIGNS[state]} {word}{left}"
+    out.put(fit(text, width) if width else text, ink.muted if state == "closed" and width else tone)

@@ -1,0 +1,221 @@
+"""Fairness, latency and traffic as small charts of block characters."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from smartfallback_console.formatting import columns, count, fit, latency, share, sparkline
+from smartfallback_console.widgets.lines import Line, LineView, LineWriter
+
+if TYPE_CHECKING:
+    from smartfallback import LatencyView, Snapshot
+
+    from smartfallback_console.ink import Ink
+
+
+class Metric(LineView, can_focus=False):
+    """Base of the small panels: draws one snapshot, nothing to scroll."""
+
+    DEFAULT_CSS = """
+    Metric { overflow: hidden; }
+    """
+    TITLE = ""
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self.border_title = self.TITLE
+        self.snapshot: Snapshot | None = None
+
+    def show(self, snapshot: Snapshot | None) -> None:
+        """Draw a snapshot."""
+        self.snapshot = snapshot
+        self.redraw()
+
+    @property
+    def rows(self) -> int:
+        """Lines there are to fill."""
+        return max(1, self.scrollable_content_region.height)
+
+    def line_count(self) -> int:
+        """Exactly what is visible."""
+        return self.rows
+
+    def compose_line(self, index: int, width: int, ink: Ink) -> Line:
+        """The empty state, or the panel's line."""
+        if self.snapshot is None:
+            return LineWriter().put(fit("waiting…" if index == 0 else "", width), ink.muted).line()
+        return self.draw(self.snapshot, index, width, ink)
+
+    def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
+        """Line ``index`` of a snapshot."""
+        raise NotImplementedError
+
+
+class FairnessPanel(Metric):
+    """How evenly each pool's accounts are used: Gini, now and over time."""
+
+    TITLE = "Fairness · Gini"
+
+    def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
+        """Two lines a pool where there is room, else one."""
+        out = LineWriter()
+        series = dict(snapshot.fairness_series)
+        pools = [pool for pool in snapshot.pools if pool.fairness.requests is not None]
+        if not pools:
+            return out.put(fit("needs two accounts in a pool" if index == 0 else "", width), ink.muted).line()
+        each = 2 if self.rows >= 2 * len(pools) else 1
+        number, part = divmod(index, each)
+        if number >= len(pools):
+            if index == self.rows - 1 and self.rows > each * len(pools):
+                out.put(fit("0 is perfectly even", width), ink.muted)
+            return out.line()
+        pool = pools[number]
+        gini = pool.fairness.requests or 0.0
+        alarm = pool.fairness.alarm
+        tone = ink.warning if alarm else ink.ok
+        if part == 1:
+            tokens = pool.fairness.tokens
+            shared = pool.fairness.share_of_limit
+            text = f"  tokens {_gini(tokens)}  share {_gini(shared)}"
+            return out.put(fit(text, width), ink.muted).line()
+        word = " uneven" if alarm else " even"
+        name = max(4, min(12, width - 6 - len(word) - 8))
+        out.put(fit(pool.name, name), ink.text).put(f" {gini:.3f}", tone).put(fit(word, 8), tone)
+        rest = width - out.length
+        if rest >= 4:
+            values = series.get(pool.name, ())
+            out.put(sparkline(values, rest, top=max(0.2, *values) if values else 1.0), tone)
+        return out.line()
+
+
+class LatencyPanel(Metric):
+    """Histograms of the whole answer and of the first token, with percentiles."""
+
+    TITLE = "Latency"
+
+    def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
+        """Two charts, each beside its percentiles, over one axis."""
+        rows = self.rows
+        first_height = max(1, (rows - 1) // 2)
+        total_height = max(1, rows - 1 - first_height)
+        if rows < 3:
+            view, label = (snapshot.latency, "total") if index == 0 else (snapshot.first_token, "first")
+            return _chart_line(view, label, 0, 1, width, ink)
+        if index < total_height:
+            return _chart_line(snapshot.latency, "total", index, total_height, width, ink)
+        if index < total_height + first_height:
+            return _chart_line(
+                snapshot.first_token, "first token", index - total_height, first_height, width, ink
+            )
+        return _axis(snapshot.latency, width, ink)
+
+
+LEGEND = 13
+"""Cells beside a histogram for its name and percentiles."""
+
+
+def _chart_line(view: LatencyView, label: str, line: int, height: int, width: int, ink: Ink) -> Line:
+    out = LineWriter()
+    legend = [f"p50 {latency(view.p50)}", f"p95 {latency(view.p95)}", f"p99 {latency(view.p99)}"]
+    if height == 1:
+        texts = [f"{label[:5]} {latency(view.p95)}"]
+    elif height == 2:
+        texts = [label, legend[1]]
+    elif height == 3:
+        texts = [label, legend[0], legend[1]]
+    else:
+        texts = [label, *legend]
+    text = texts[line] if line < len(texts) else ""
+    tone = ink.strong if line == 0 else ink.text
+    out.put(fit(text, LEGEND), tone).space()
+    room = width - out.length
+    if room < 4:
+        return out.line()
+    values = _spread(view.counts, room)
+    chart = columns(values, height, max(values, default=0.0))
+    tone = ink.primary if label.startswith("total") else ink.accent
+    base = line == height - 1
+    for block in chart[line]:
+        out.put("▁", ink.faint) if block == " " and base else out.put(block, tone)
+    return out.line()
+
+
+def _spread(counts: tuple[int, ...], width: int) -> tuple[float, ...]:
+    """Counts as ``width`` columns: a bin fills several cells, or the highest of several bins one."""
+    bins = len(counts)
+    if not bins:
+        return ()
+    if width >= bins:
+        return tuple(float(counts[column * bins // width]) for column in range(width))
+    edges = [column * bins // width for column in range(width + 1)]
+    return tuple(float(max(counts[a : max(b, a + 1)])) for a, b in pairwise(edges))
+
+
+def _axis(view: LatencyView, width: int, ink: Ink) -> Line:
+    """The upper bounds under the columns that they end, as many as fit."""
+    out = LineWriter().space(LEGEND + 1)
+    bins = len(view.counts)
+    room = width - out.length
+    if bins == 0 or room < 8:
+        return out.line()
+    marks = [" "] * room
+    free_from = 0
+    for index, bound in enumerate(view.bounds):
+        text = _bound(bound)
+        start = max(0, (index + 1) * room // bins - len(text))
+        if start >= free_from + (2 if free_from else 0) and start + len(text) <= room:
+            marks[start : start + len(text)] = text
+            free_from = start + len(text)
+    return out.put("".join(marks), ink.muted).line()
+
+
+def _bound(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}ms" if seconds < 0.1 else f"{seconds:.1g}s" if seconds < 1 else f"{seconds:.3g}s"
+
+
+class TrafficPanel(Metric):
+    """Requests a second over the last minute, and how many were answered."""
+
+    TITLE = "Traffic · last minute"
+
+    def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
+        """Figures first, then the chart."""
+        traffic = snapshot.traffic
+        out = LineWriter()
+        if index == 0:
+            out.put(f"{traffic.requests_per_s:.1f}", ink.strong).put(" req/s  ", ink.muted)
+            out.put(count(traffic.tokens_per_s), ink.strong).put(" tok/s", ink.muted)
+            if width - out.length >= 14:
+                out.space(2).put(count(traffic.total_requests), ink.strong).put(" total", ink.muted)
+            return out.line()
+        if index == 1 and self.rows >= 3:
+            rate = traffic.success_rate
+            good = rate is None or rate >= 0.995
+            out.put(share(rate), ink.ok if good else ink.warning).put(" ok  ", ink.muted)
+            out.put(share(traffic.fallback_rate), ink.text).put(" fell back", ink.muted)
+            if width - out.length >= 12:
+                failed = traffic.total_failed
+                out.space(2).put(count(failed), ink.error if failed else ink.text).put(" failed", ink.muted)
+            return out.line()
+        head = 2 if self.rows >= 3 else 1
+        height = self.rows - head
+        good_values = traffic.requests_series[-width:]
+        failed_values = traffic.failed_series[-width:]
+        stretch = max(1, width // max(1, len(good_values)))
+        top = max((*good_values, *failed_values, 1.0))
+        line = index - head
+        chart = columns(good_values, height, top)[line]
+        bad = columns(failed_values, height, top)[line] if failed_values else ""
+        out.space(width - stretch * len(good_values))
+        for at, block in enumerate(chart):
+            failed_block = bad[at] if at < len(bad) else " "
+            if failed_block != " ":
+                out.put(failed_block * stretch, ink.error)
+            else:
+                out.put(block * stretch, ink.primary)
+        return out.line()
+
+
+def _gini(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

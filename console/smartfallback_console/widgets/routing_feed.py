@@ -1,0 +1,270 @@
+"""The live routing feed: one line a request, in the order in which they came."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.reactive import reactive
+
+from smartfallback_console.formatting import clean, clock_time, count, fit, latency
+from smartfallback_console.routing import Entry, NoteEntry, Outcome, RequestEntry, RoutingLog, Severity
+from smartfallback_console.widgets.lines import Line, LineView, LineWriter
+
+if TYPE_CHECKING:
+    from rich.style import Style
+    from textual import events
+
+    from smartfallback_console.ink import Ink
+
+ORIGINS = {"traffic": "traffic", "chat": "chat", "api": "api"}
+SEVERITY_SIGNS = {
+    Severity.INFO: "·",
+    Severity.GOOD: "✓",
+    Severity.WARNING: "▲",
+    Severity.ERROR: "✕",
+}
+
+
+class RoutingFeed(LineView):
+    """What became of each request; follows the end only while the reader is there."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("pageup", "move(-10)", "Page up", show=False),
+        Binding("pagedown", "move(10)", "Page down", show=False),
+        Binding("home,g", "edge('first')", "Oldest", show=False),
+        Binding("end,G", "edge('last')", "Newest, and follow", show=False),
+        Binding("enter", "open_entry", "Show the decision", show=False),
+    ]
+
+    cursor: reactive[int] = reactive(-1, repaint=False)
+    """The line of the cursor."""
+
+    class Opened(Message):
+        """The operator wants the full story of an entry."""
+
+        def __init__(self, entry: Entry) -> None:
+            super().__init__()
+            self.entry = entry
+
+    def __init__(self, log: RoutingLog, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
+        super().__init__(id=id)
+        self.border_title = "Routing"
+        self.pattern = ""
+        self.following = True
+        self._log = log
+        self._shown: list[Entry] = []
+
+    def show(self) -> None:
+        """Draw the log as it stands now."""
+        chosen = self._shown[self.cursor] if 0 <= self.cursor < len(self._shown) else None
+        needle = self.pattern.casefold()
+        entries = self._log.entries
+        self._shown = [entry for entry in entries if entry.matches(needle)] if needle else list(entries)
+        if self.following or chosen is None:
+            self.cursor = len(self._shown) - 1
+        elif self.cursor >= len(self._shown) or self._shown[self.cursor] is not chosen:
+            try:
+                self.cursor = self._shown.index(chosen)
+            except ValueError:
+                self.cursor = max(0, min(self.cursor, len(self._shown) - 1))
+        self.redraw()
+        if self.following:
+            self._follow()
+        self._say_where()
+
+    def _follow(self) -> None:
+        end = max(0, self.line_count() - self.scrollable_content_region.height)
+        if self.scroll_offset.y != end:
+            self.scroll_to(y=end, animate=False)
+
+    def _say_where(self) -> None:
+        title = "Routing" + (f"  /{clean(self.pattern)}" if self.pattern else "")
+        title = fit(title, min(40, len(title))).replace("[", "\\[")
+        if title != self.border_title:
+            self.border_title = title
+        behind = len(self._shown) - 1 - self.cursor
+        parts = [] if self.following else [f"{behind} newer · end follows"]
+        if self._log.dropped:
+            parts.append(f"{count(self._log.dropped)} events dropped")
+        subtitle = " · ".join(parts)
+        if subtitle != self.border_subtitle:
+            self.border_subtitle = subtitle
+
+    def line_count(self) -> int:
+        """One line an entry."""
+        return max(2, len(self._shown))
+
+    def compose_line(self, index: int, width: int, ink: Ink) -> Line:
+        """One entry."""
+        if not self._shown:
+            text = "Nothing routed yet." if not self.pattern else f"Nothing matches /{self.pattern}"
+            return LineWriter().put(fit(text if index else "", width, "center"), ink.muted).line()
+        entry = self._shown[index]
+        if isinstance(entry, NoteEntry):
+            return note_line(entry, width, ink)
+        return request_line(entry, width, ink)
+
+    def line_background(self, index: int, ink: Ink) -> Style | None:
+        """The cursor's line, once the reader has moved it."""
+        if index != self.cursor or not self._shown or not self.has_focus:
+            return None
+        return ink.selected
+
+    def watch_cursor(self, old: int, new: int) -> None:
+        """Repaint both lines and keep the cursor in sight."""
+        self.repaint_line(old)
+        self.repaint_line(new)
+        top, height = self.scroll_offset.y, self.scrollable_content_region.height
+        if self.following or height <= 0:
+            return
+        if new < top:
+            self.scroll_to(y=new, animate=False)
+        elif new >= top + height:
+            self.scroll_to(y=new - height + 1, animate=False)
+
+    def on_focus(self) -> None:
+        """Show the cursor."""
+        self.repaint_line(self.cursor)
+
+    def on_blur(self) -> None:
+        """Hide the cursor."""
+        self.repaint_line(self.cursor)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Stay at the end while following."""
+        super().on_resize(event)
+        if self.following:
+            self._follow()
+
+    def on_mouse_scroll_up(self) -> None:
+        """Reading back stops following."""
+        self.following = False
+        self._say_where()
+
+    def on_mouse_scroll_down(self) -> None:
+        """Back at the end, follow again."""
+        if self.scroll_offset.y >= self.max_scroll_y - 3:
+            self.following = True
+            self._say_where()
+
+    def on_click(self, event: events.Click) -> None:
+        """Move the cursor; a second click opens the entry."""
+        inside = event.get_content_offset(self)
+        if inside is None:
+            return
+        row = inside.y + self.scroll_offset.y
+        if 0 <= row < len(self._shown):
+            self.following = row == len(self._shown) - 1
+            self.cursor = row
+            self._say_where()
+            if event.chain >= 2:
+                self.action_open_entry()
+
+    def action_move(self, step: int) -> None:
+        """Move the cursor; at the end it follows again."""
+        if self._shown:
+            target = max(0, min(len(self._shown) - 1, self.cursor + step))
+            self.following = target == len(self._shown) - 1
+            self.cursor = target
+            if self.following:
+                self._follow()
+            self._say_where()
+
+    def action_edge(self, edge: str) -> None:
+        """Move to the oldest or newest entry."""
+        self.action_move(-len(self._shown) if edge == "first" else len(self._shown))
+
+    def action_open_entry(self) -> None:
+        """Ask for the full story of the entry under the cursor."""
+        if 0 <= self.cursor < len(self._shown):
+            self.post_message(self.Opened(self._shown[self.cursor]))
+
+
+def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
+    """Time, origin, path, latency, tokens and whether the answer is degraded."""
+    out, tail = LineWriter(), LineWriter()
+    if width >= 46:
+        out.put(clock_time(entry.at), ink.muted).space()
+    elif width >= 30:
+        out.put(clock_time(entry.at)[3:], ink.muted).space()
+    if width >= 56:
+        tone = ink.accent if entry.origin == "chat" else ink.muted
+        out.put(fit(ORIGINS.get(entry.origin, entry.origin), 7), tone).space()
+    if entry.degradations:
+        tail.put(" ▽ " + ("degraded" if width >= 90 else ""), ink.warning)
+    if width >= 40:
+        tail.put(fit(latency(entry.latency_s) if entry.latency_s is not None else "", 7, "right"), ink.text)
+    if width >= 64:
+        tokens = "" if entry.tokens is None else f"{count(entry.tokens)} tok"
+        tail.put(fit(tokens, 9, "right"), ink.muted)
+    room = width - out.length - tail.length
+    path = _path(entry, ink)
+    if path.length > room:
+        path = _path(entry, ink, last_only=True)
+    pieces = path.line()
+    if path.length > room:
+        text = "".join(piece.text for piece in pieces)
+        pieces = LineWriter().put(fit(text, room), ink.text).line()
+        used = room
+    else:
+        used = path.length
+    gap = LineWriter().space(room - used).line()
+    return (*out.line(), *pieces, *gap, *tail.line())
+
+
+def _path(entry: RequestEntry, ink: Ink, *, last_only: bool = False) -> LineWriter:
+    out = LineWriter()
+    hops = entry.hops
+    if last_only and len(hops) > 2:
+        out.put(f"{len(hops) - 1} tries ", ink.muted).put("→ ", ink.muted)
+        hops = hops[-1:]
+    for index, hop in enumerate(hops):
+        if index:
+            out.put(" → ", ink.muted)
+        last = index == len(hops) - 1
+        name = fit(hop.account, min(24, len(hop.account) * 2)).rstrip()
+        if hop.failure is not None or hop.diverted:
+            out.put(name, ink.muted).put(f" ✗{hop.mark}", ink.warning if hop.diverted else ink.error)
+        elif last and entry.outcome is Outcome.ANSWERED:
+            out.put(name, ink.strong).put(" ✓", ink.ok)
+        elif last and entry.outcome is Outcome.FAILED:
+            out.put(name, ink.strong).put(" ✗ cut", ink.error)
+        elif last and entry.outcome is Outcome.CANCELLED:
+            out.put(name, ink.muted).put(" ∅ cancelled", ink.muted)
+        else:
+            out.put(name, ink.primary).put(" …", ink.primary)
+    if not hops:
+        words = {
+            Outcome.RUNNING: "planning…",
+            Outcome.CANCELLED: "∅ cancelled",
+            Outcome.FAILED: "✗ no account",
+            Outcome.ANSWERED: "✓",
+        }
+        out.put(words[entry.outcome], ink.error if entry.outcome is Outcome.FAILED else ink.muted)
+    if entry.outcome is Outcome.FAILED:
+        out.put("  failed", ink.error)
+    return out
+
+
+def note_line(entry: NoteEntry, width: int, ink: Ink) -> Line:
+    """A change of state."""
+    tone = {
+        Severity.INFO: ink.secondary,
+        Severity.GOOD: ink.ok,
+        Severity.WARNING: ink.warning,
+        Severity.ERROR: ink.error,
+    }[entry.severity]
+    out = LineWriter()
+    if width >= 46:
+        out.put(clock_time(entry.at), ink.muted).space()
+    elif width >= 30:
+        out.put(clock_time(entry.at)[3:], ink.muted).space()
+    out.put(SEVERITY_SIGNS[entry.severity] + " ", tone)
+    subject = clean(entry.subject)
+    out.put(fit(subject, min(len(subject) * 2, 24)).rstrip(), tone).space()
+    out.put(fit(entry.text, width - out.length), ink.muted)
+    return out.line()
