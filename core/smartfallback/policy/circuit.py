@@ -1,0 +1,388 @@
+"""The circuit breaker: permits with generations, a sliding window, leased probes, operator modes.
+
+A circuit is a plain synchronous object: no I/O, no clock, no threads. Every method takes ``now``
+in monotonic seconds; whoever shares a circuit between threads holds a lock around each call.
+
+    permit = circuit.acquire(now)
+    if permit is None:
+        raise Rejected(circuit.rejection(now))
+    ...                                     # then exactly one of
+    circuit.succeed(permit, now)            # or fail, rate_limited, timed_out, ignore, release
+
+A permit carries the generation in which it was given, and each change of state starts a new one,
+so a result that comes late changes nothing. The semantics follow resilience4j (windows with
+partial sums, slow-call rates, modes) and gobreaker (generations).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from smartfallback.model.circuits import RateLimitRule
+from smartfallback.policy.circuit_machine import (
+    ADMITTING,
+    CLOSED,
+    DISABLED,
+    FORCED_OPEN,
+    HALF_OPEN,
+    OBSERVE_ONLY,
+    OPEN,
+    CircuitMachine,
+)
+from smartfallback.policy.circuit_values import CircuitChange, CircuitStatistics, Permit, Rejection
+
+if TYPE_CHECKING:
+    from smartfallback.model.circuits import CircuitState
+
+__all__ = ["Circuit", "CircuitChange", "CircuitStatistics", "Permit", "Rejection"]
+
+
+class Circuit(CircuitMachine):
+    """One circuit breaker.
+
+    Args:
+        target: What it protects; copied into every change.
+        settings: How it opens, waits, probes and closes.
+        rng: Draws the jitter of reopenings, and nothing else.
+        now: Monotonic seconds at which it is made.
+        on_change: Called with each change, in order, after the circuit is in its new state; it may
+            call the circuit again. It should only hand the change on: what it raises is counted
+            and dropped, but the time that it takes is the caller's.
+    """
+
+    __slots__ = ()
+
+    def statistics(self, now: float) -> CircuitStatistics:
+        """The circuit in numbers; those of the window hold for ``now``."""
+        window = self._window
+        window.age(now)
+        calls = window.calls
+        return CircuitStatistics(
+            calls=calls,
+            failures=window.failures,
+            slow=window.slow,
+            success_rate=(calls - window.failures) / calls if calls else None,
+            rejected=self._rejected,
+            admitted=self._admitted,
+            settled=self._settled,
+            released=self._released,
+            live=self._admitted - self._settled - self._released,
+            expired=self._expired,
+            listener_errors=self._listener_errors,
+        )
+
+    # Asking
+
+    def acquire(self, now: float) -> Permit | None:
+        """Permission for one call, None (and one more rejection) when there is none."""
+        if now >= self._watch_from:
+            return self._acquire_watched(now)
+        self._admitted += 1
+        permit = Permit(self._generation, now, None)
+        if self._watches:
+            self._running.add(permit)
+            self._watch_from = self._running.due_at
+        return permit
+
+    def admits(self, now: float) -> bool:
+        """Whether :meth:`acquire` would succeed now; changes nothing."""
+        if now < self._watch_from:
+            return True
+        state = self._state
+        if state is HALF_OPEN:
+            return self._probes.slow(now, self._slow_s) is None and self._probes.room(now)
+        if state is CLOSED:
+            return not self._tripped(now, self._running.overdue(now))
+        if state in ADMITTING:
+            return True
+        return self._until is not None and now >= self._until
+
+    def blocked_until(self, now: float) -> float | None:
+        """The instant from which it may admit again.
+
+        None when it admits now, and when only an operator can lift the rejection:
+        :attr:`needs_operator` is true in the second case alone. While probes are running it is the
+        latest such instant, since a place is free as soon as one ends.
+        """
+        if self.admits(now):
+            return None
+        if self._state is HALF_OPEN and self._probes.slow(now, self._slow_s) is None:
+            return self._probes.next_lease_end()
+        if self._state is HALF_OPEN or self._state is CLOSED:
+            return now + self._breaks.coming(
+                self._base_break()
+            )  # a call that hangs will open it at the next use
+        return self._until
+
+    def rejection(self, now: float) -> Rejection:
+        """Why it would reject now; ``retry_after_s`` is 0 when it wouldn't."""
+        if self.needs_operator:
+            return Rejection(self._state, None, self._cause)
+        until = self.blocked_until(now)
+        return Rejection(self._state, 0.0 if until is None else max(0.0, until - now), self._cause)
+
+    def tick(self, now: float) -> None:
+        """Let time act: end a break, free silent probes, count calls that hang. Takes no permit."""
+        if now >= self._watch_from:
+            self._catch_up(now)
+            self._deliver()
+
+    # Reporting
+
+    def succeed(self, permit: Permit, now: float) -> None:
+        """The call succeeded; it may still have been slow."""
+        if not permit.live:
+            return
+        permit.live = False
+        self._settled += 1
+        if permit.generation != self._counted:
+            return
+        slow = now - permit.started_at >= self._slow_s
+        if permit.lease_until is not None:
+            self._probe_ended(permit, now, self._slow_probe(permit, now) if slow else "")
+            return
+        self._window.record(now, False, slow, not permit.noticed)
+        if self._rated:
+            self._judge(now, "a slow call" if slow else "")
+
+    def fail(self, permit: Permit, now: float, cause: str = "") -> None:
+        """The call failed; so did a 200 that carried an error."""
+        self._failed(permit, now, cause or "failure", now - permit.started_at >= self._slow_s)
+
+    def timed_out(self, permit: Permit, now: float, cause: str = "") -> None:
+        """The call ran into a time-out: a failure that counts as slow, however short the wait was.
+
+        It counts in both rates, and as a failure against ``failure_threshold``: without a slow-call
+        rate, or below ``min_calls``, an API that only hangs would otherwise never be cut off.
+        """
+        self._failed(permit, now, cause or "timed out", True)
+
+    def rate_limited(self, permit: Permit, now: float, cause: str = "") -> None:
+        """The call met a 429: the rule ``on_rate_limit`` decides.
+
+        ``half_open`` makes a closed circuit test with the next single request, whose failure opens
+        it for ``rate_limit_recovery_s``; a 429 of a probe fails it. ``count`` is :meth:`fail`,
+        ``ignore`` is :meth:`ignore`. An observing circuit ignores what would only have tested it.
+        """
+        rule = self._settings.on_rate_limit
+        cause = cause or "rate limited"
+        if rule is RateLimitRule.IGNORE:
+            self.ignore(permit, now)
+        elif rule is RateLimitRule.COUNT or permit.probe:
+            self._failed(permit, now, cause, False)
+        elif self._settle(permit) and self._state is CLOSED:
+            self._change(HALF_OPEN, now, cause, rate_limit_test=True)
+            self._deliver()
+
+    def ignore(self, permit: Permit, now: float) -> None:  # noqa: ARG002 - all results have one face
+        """The call's result says nothing about the target (a caller's error): no rate changes."""
+        if self._settle(permit) and permit.probe:
+            self._probes.live.remove(permit)
+
+    def release(self, permit: Permit, now: float) -> None:  # noqa: ARG002 - all results have one face
+        """The call was cancelled or crashed: the permit comes back, without a verdict."""
+        if not permit.live:
+            return
+        permit.live = False
+        self._released += 1
+        if permit.generation == self._counted and permit.probe:
+            self._probes.live.remove(permit)
+
+    def open_until(self, until: float, now: float, cause: str, permit: Permit | None = None) -> None:
+        """A result states until when the target can't serve: open it until then.
+
+        A later time extends an open circuit's break, an earlier one never shortens it. Held,
+        disabled and observing circuits stay what they are. With ``permit``, the permit ends as
+        failed, and if it is from an older generation nothing else happens.
+
+        Raises:
+            ValueError: ``until`` is not finite.
+        """
+        if not math.isfinite(until):
+            raise ValueError(f"a circuit opens until a finite time, not {until!r}")
+        if permit is not None and not self._settle(permit):
+            return
+        if permit is not None and permit.probe:
+            self._probes.live.remove(permit)
+        if self._state is OPEN and self._until is not None and until > self._until:
+            self._until = until
+            self._cause = cause
+        elif until > now and self._state in (CLOSED, HALF_OPEN):
+            self._change(OPEN, now, cause, until=until)
+        elif until > now and self._state is OBSERVE_ONLY:
+            self._report(now, cause)
+        self._deliver()
+
+    # The operator
+
+    def force_open(self, reason: str, now: float, until: float | None = None) -> None:
+        """Hold it open until ``until`` (then it probes), or until an operator lifts it.
+
+        On a circuit that is held already, reason and end are replaced, silently.
+
+        Raises:
+            ValueError: ``until`` is not in the future, or not finite.
+        """
+        if until is not None and not now < until < math.inf:
+            raise ValueError(f"a circuit is held until a time after {now!r}, not {until!r}")
+        if self._state is FORCED_OPEN:
+            self._cause, self._until = reason, until
+            return
+        self._operate(FORCED_OPEN, now, reason, until)
+
+    def close(self, reason: str, now: float) -> None:
+        """Close it from any state; counts and back-off start anew."""
+        self._window.clear()
+        self._operate(CLOSED, now, reason or "closed by the operator")
+
+    def reset(self, reason: str, now: float) -> None:
+        """Back to how it began after a mishap: closed, no counts, no back-off."""
+        self.close(reason or "reset by the operator", now)
+
+    def disable(self, now: float, reason: str = "") -> None:
+        """Admit everything and record nothing, until it is closed."""
+        self._operate(DISABLED, now, reason or "disabled by the operator")
+
+    def observe_only(self, now: float, reason: str = "") -> None:
+        """Record, report once that it would have opened, and reject nothing, until it is closed."""
+        self._operate(OBSERVE_ONLY, now, reason or "set to observe by the operator")
+
+    def half_open(self, now: float, reason: str = "") -> None:
+        """Let the next calls be probes.
+
+        Raises:
+            ValueError: It is disabled or only observes, and so would never act on a probe.
+        """
+        self._operate(HALF_OPEN, now, reason or "half-opened by the operator")
+
+    # Changing state
+
+    def _operate(self, new: CircuitState, now: float, reason: str, until: float | None = None) -> None:
+        if new is not self._state:
+            self._change(new, now, reason, by_operator=True, until=until)
+            self._deliver()
+
+    # Letting time act
+
+    def _acquire_watched(self, now: float) -> Permit | None:
+        self._catch_up(now)
+        state = self._state
+        permit: Permit | None = None
+        if state in ADMITTING:
+            permit = Permit(self._generation, now, None)
+            if self._watches:
+                self._running.add(permit)
+                self._watch_from = self._running.due_at
+        elif state is HALF_OPEN and self._probes.room(now):
+            permit = Permit(self._generation, now, now + self._settings.probe_lease_s)
+            self._probes.live.append(permit)
+        if permit is None:
+            self._rejected += 1
+        else:
+            self._admitted += 1
+        self._deliver()
+        return permit
+
+    def _catch_up(self, now: float) -> None:
+        state = self._state
+        if state is HALF_OPEN:
+            slow = self._probes.slow(now, self._slow_s)
+            if slow is not None:
+                self._open(now, self._slow_probe(slow, now))
+                return
+            for probe in self._probes.expire(now):
+                probe.live = False
+                self._released += 1
+                self._expired += 1
+        elif state in ADMITTING:
+            overdue = self._running.take_overdue(now)
+            self._watch_from = self._running.due_at
+            for _ in range(overdue):
+                self._window.notice_slow(now)
+            if overdue:
+                self._judge(now, "a call that still runs")
+        elif self._until is not None and now >= self._until:
+            ended = "the hold ended" if state is FORCED_OPEN else "the break is over"
+            self._change(HALF_OPEN, now, f"{ended}; it began with: {self._cause}" if self._cause else ended)
+
+    # Judging
+
+    def _settle(self, permit: Permit) -> bool:
+        """End a permit; False when its result changes nothing (ended before, or an older generation)."""
+        if not permit.live:
+            return False
+        permit.live = False
+        self._settled += 1
+        return permit.generation == self._counted
+
+    def _failed(self, permit: Permit, now: float, cause: str, slow: bool) -> None:
+        if not self._settle(permit):
+            return
+        if permit.lease_until is not None:
+            self._probe_ended(permit, now, cause)
+            return
+        self._window.record(now, True, slow, not permit.noticed)
+        self._judge(now, cause)
+
+    def _probe_ended(self, permit: Permit, now: float, failure: str) -> None:
+        """Take a probe's verdict; ``failure`` is empty for a good one."""
+        probes = self._probes
+        probes.live.remove(permit)
+        if failure:
+            self._open(now, f"probe failed: {failure}")
+        else:
+            probes.successes += 1
+            if probes.successes >= probes.needed:
+                self._change(CLOSED, now, _plural(probes.successes, "probe") + " succeeded")
+        self._deliver()
+
+    def _slow_probe(self, permit: Permit, now: float) -> str:
+        return f"slow, {now - permit.started_at:.1f} s where {self._slow_s:g} s are the limit"
+
+    def _judge(self, now: float, last: str) -> None:
+        if self._state is OBSERVE_ONLY and self._reported:
+            return
+        reason = self._tripped(now)
+        if not reason:
+            return
+        cause = f"{reason}; last: {last}" if last else reason
+        if self._state is OBSERVE_ONLY:
+            self._report(now, cause)
+        else:
+            self._open(now, cause)
+        self._deliver()
+
+    def _report(self, now: float, cause: str) -> None:
+        if not self._reported:
+            self._reported = True
+            told = f"would have opened: {cause}"
+            state = self._state
+            self._changes.append(
+                CircuitChange(self._target, state, state, told, False, None, self._generation, now)
+            )
+
+    def _tripped(self, now: float, overdue: int = 0) -> str:
+        """Why the window, with ``overdue`` more slow calls, calls for opening; empty if it doesn't."""
+        settings = self._settings
+        window = self._window
+        window.age(now)
+        calls, failures = window.calls, window.failures
+        if failures >= settings.failure_threshold or (
+            settings.failure_rate is not None
+            and calls >= settings.min_calls
+            and failures / calls >= settings.failure_rate
+        ):
+            return f"{failures} of {_plural(calls, 'call')} failed ({failures / calls:.0%})"
+        timed, slow = window.timed + overdue, window.slow + overdue
+        if (
+            settings.slow_call_rate is not None
+            and timed >= settings.min_calls
+            and slow / timed >= settings.slow_call_rate
+        ):
+            return f"{slow} of {_plural(timed, 'call')} slow ({slow / timed:.0%}, from {self._slow_s:g} s)"
+        return ""
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,222 @@
+"""The state machine under a circuit: its states, generations, breaks and changes.
+
+What results mean and when to open is decided in :mod:`smartfallback.policy.circuit`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from smartfallback.model.circuits import CircuitSettings, CircuitState, CircuitTarget
+from smartfallback.policy.circuit_breaks import Breaks
+from smartfallback.policy.circuit_probes import Probes
+from smartfallback.policy.circuit_running import RunningCalls
+from smartfallback.policy.circuit_values import CircuitChange
+from smartfallback.policy.circuit_window import window_of
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+CLOSED: Final = CircuitState.CLOSED
+OPEN: Final = CircuitState.OPEN
+HALF_OPEN: Final = CircuitState.HALF_OPEN
+FORCED_OPEN: Final = CircuitState.FORCED_OPEN
+OBSERVE_ONLY: Final = CircuitState.OBSERVE_ONLY
+DISABLED: Final = CircuitState.DISABLED
+
+ADMITTING: Final = frozenset({CLOSED, OBSERVE_ONLY, DISABLED})
+"""States that reject nothing."""
+
+NO_GENERATION: Final = -1
+
+_MODES: Final = frozenset({CLOSED, FORCED_OPEN, OBSERVE_ONLY, DISABLED})
+_LEGAL: Final = {
+    CLOSED: _MODES | {OPEN, HALF_OPEN},
+    OPEN: _MODES | {HALF_OPEN},
+    HALF_OPEN: _MODES | {OPEN},
+    FORCED_OPEN: _MODES | {HALF_OPEN},
+    OBSERVE_ONLY: _MODES,
+    DISABLED: _MODES,
+}
+
+
+class CircuitMachine:
+    """State, generation, probes and pending changes of one circuit; `Circuit` tells the arguments."""
+
+    __slots__ = (
+        "_admitted",
+        "_breaks",
+        "_cause",
+        "_changes",
+        "_counted",
+        "_delivering",
+        "_expired",
+        "_generation",
+        "_listener_errors",
+        "_on_change",
+        "_probes",
+        "_rated",
+        "_rejected",
+        "_released",
+        "_reported",
+        "_running",
+        "_settings",
+        "_settled",
+        "_since",
+        "_slow_s",
+        "_state",
+        "_target",
+        "_until",
+        "_watch_from",
+        "_watches",
+        "_window",
+    )
+
+    def __init__(
+        self,
+        target: CircuitTarget,
+        settings: CircuitSettings,
+        *,
+        rng: random.Random,
+        now: float,
+        on_change: Callable[[CircuitChange], None] | None = None,
+    ) -> None:
+        self._target = target
+        self._settings = settings
+        self._breaks = Breaks(settings, rng)
+        self._on_change = on_change
+        self._changes: deque[CircuitChange] = deque()
+        self._delivering = False
+        self._listener_errors = 0
+        self._admitted = self._settled = self._released = self._expired = self._rejected = 0
+        self._window = window_of(settings)
+        self._slow_s = math.inf if settings.slow_call_s is None else settings.slow_call_s
+        self._running = RunningCalls(self._slow_s)
+        self._rated = settings.failure_rate is not None or settings.slow_call_rate is not None
+        self._generation = NO_GENERATION
+        self._state = settings.initial_state
+        self._until: float | None
+        self._watch_from: float
+        self._watches: bool
+        self._probes: Probes
+        until = now + self._breaks.take(settings.recovery_timeout_s) if self._state is OPEN else None
+        self._enter(self._state, now, "" if self._state is CLOSED else "configured to start so", until)
+
+    # What it is
+
+    @property
+    def target(self) -> CircuitTarget:
+        """What it protects."""
+        return self._target
+
+    @property
+    def settings(self) -> CircuitSettings:
+        """How it opens, waits, probes and closes."""
+        return self._settings
+
+    @property
+    def state(self) -> CircuitState:
+        """The state as of the last call; time alone changes it at the next :meth:`tick` or use."""
+        return self._state
+
+    @property
+    def generation(self) -> int:
+        """Grows by one with each change of state."""
+        return self._generation
+
+    @property
+    def since(self) -> float:
+        """When it entered its state."""
+        return self._since
+
+    @property
+    def until(self) -> float | None:
+        """When an open circuit may probe, or a forced one ends by itself; None otherwise."""
+        return self._until
+
+    @property
+    def cause(self) -> str:
+        """Why it is in its state; empty for a circuit that never changed."""
+        return self._cause
+
+    @property
+    def needs_operator(self) -> bool:
+        """Whether only an operator can make it admit again."""
+        return self._state is FORCED_OPEN and self._until is None
+
+    def _change(
+        self,
+        new: CircuitState,
+        now: float,
+        cause: str,
+        *,
+        by_operator: bool = False,
+        until: float | None = None,
+        rate_limit_test: bool = False,
+    ) -> None:
+        old = self._state
+        if new not in _LEGAL[old]:
+            raise ValueError(f"{self._target}: {old.value} can't become {new.value}; close it first")
+        self._enter(new, now, cause, until, rate_limit_test)
+        change = CircuitChange(self._target, old, new, cause, by_operator, until, self._generation, now)
+        self._changes.append(change)
+
+    def _enter(
+        self,
+        state: CircuitState,
+        now: float,
+        cause: str,
+        until: float | None,
+        rate_limit_test: bool = False,
+    ) -> None:
+        settings = self._settings
+        self._state = state
+        self._since = now
+        self._until = until
+        self._cause = cause
+        self._generation += 1
+        self._counted = NO_GENERATION if state is DISABLED else self._generation
+        self._reported = False
+        if rate_limit_test:
+            self._probes = Probes(1, 1, rate_limit_test=True)
+        else:
+            self._probes = Probes(
+                settings.half_open_max_calls, settings.success_threshold, rate_limit_test=False
+            )
+        if state in ADMITTING:
+            self._window.clear()
+            self._breaks.reset()
+        self._watches = state in (CLOSED, OBSERVE_ONLY) and self._slow_s < math.inf
+        self._running.clear()
+        # From this instant on, acquire leaves its short path: there is something to look at first.
+        self._watch_from = math.inf if state in ADMITTING else -math.inf
+
+    def _deliver(self) -> None:
+        """Tell the listener, outside all changes and in order even when it calls the circuit."""
+        changes = self._changes
+        if not changes or self._delivering:
+            return
+        if self._on_change is None:
+            changes.clear()
+            return
+        self._delivering = True
+        try:
+            while changes:
+                try:
+                    self._on_change(changes.popleft())
+                except Exception:
+                    self._listener_errors += 1
+        finally:
+            self._delivering = False
+
+    def _base_break(self) -> float:
+        settings = self._settings
+        if self._state is HALF_OPEN and self._probes.rate_limit_test:
+            return settings.rate_limit_recovery_s
+        return settings.recovery_timeout_s
+
+    def _open(self, now: float, cause: str) -> None:
+        self._change(OPEN, now, cause, until=now + self._breaks.take(self._base_break()))

@@ -1,0 +1,62 @@
+"""The probes of a half-open circuit: how many at once, how many in all, each with its own lease."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smartfallback.policy.circuit_values import Permit
+
+
+class Probes:
+    """Places for the test calls of one half-open generation.
+
+    At most ``at_once`` run together. In all there are as many places as successes can be needed
+    or probes can run (the larger of the two): a success keeps its place, while a probe without a
+    verdict gives it back. So there is always either a running probe or a free place.
+
+    Attributes:
+        needed: Successes that close the circuit.
+        successes: Successes so far.
+        live: The running probes, oldest first; each has its own lease, which no refusal prolongs.
+        rate_limit_test: They test whether a rate limit is over.
+    """
+
+    __slots__ = ("at_once", "live", "needed", "rate_limit_test", "successes", "total")
+
+    def __init__(self, at_once: int, needed: int, rate_limit_test: bool) -> None:
+        self.at_once = at_once
+        self.needed = needed
+        self.total = max(at_once, needed)
+        self.rate_limit_test = rate_limit_test
+        self.successes = 0
+        self.live: list[Permit] = []
+
+    def room(self, now: float) -> bool:
+        """Whether another probe may start; places of expired leases count as free."""
+        live = sum(1 for probe in self.live if not expired(probe, now))
+        return live < self.at_once and live + self.successes < self.total
+
+    def next_lease_end(self) -> float | None:
+        """When the first place comes back by itself; None while no probe runs."""
+        return min((probe.lease_until for probe in self.live if probe.lease_until is not None), default=None)
+
+    def slow(self, now: float, slow_s: float) -> Permit | None:
+        """A probe that has run for ``slow_s`` within its lease, None if there is none."""
+        for probe in self.live:
+            slow_at = probe.started_at + slow_s
+            if now >= slow_at and probe.lease_until is not None and slow_at <= probe.lease_until:
+                return probe
+        return None
+
+    def expire(self, now: float) -> list[Permit]:
+        """Take the places of probes whose lease ran out; returns those probes."""
+        gone = [probe for probe in self.live if expired(probe, now)]
+        if gone:
+            self.live = [probe for probe in self.live if not expired(probe, now)]
+        return gone
+
+
+def expired(probe: Permit, now: float) -> bool:
+    """Whether the lease of ``probe`` ran out."""
+    return probe.lease_until is not None and now >= probe.lease_until
