@@ -1,0 +1,1 @@
+"""Simulated upstreams on real sockets, faults, background traffic, and the demo made of them."""

@@ -1,0 +1,203 @@
+"""What can be made to go wrong with a simulated upstream.
+
+Each fault is a frozen value that :meth:`~smartfallback.simulation.lab.Lab.set_fault` puts on an
+upstream or on one of its accounts. The upstream then misbehaves on the wire, so that a client meets
+the fault where it would meet the real one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class WaitForm(StrEnum):
+    """Where a 429 states how long to wait."""
+
+    SECONDS = "seconds"
+    """``Retry-After`` in whole seconds."""
+    DATE = "date"
+    """``Retry-After`` as an HTTP date."""
+    BODY = "body"
+    """In the body only: RetryInfo, or a sentence in the message."""
+    NONE = "none"
+    """Nowhere."""
+
+
+class GarbageKind(StrEnum):
+    """What arrives instead of an answer."""
+
+    JSON = "json"
+    """JSON that breaks off."""
+    HTML = "html"
+    """A gateway's error page with status 200."""
+    SSE = "sse"
+    """An event stream whose lines are noise. A call without streaming gets noise as its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpStatus:
+    """Answer every call with this status and an error body of the dialect."""
+
+    status: int = 500
+    message: str = ""
+    code: str = ""
+    """The error's name in the body; empty takes the one that goes with the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRevoked:
+    """The account's key is refused (401; Gemini: 400 with reason API_KEY_INVALID)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Banned:
+    """The account is shut out for good: a 403 that speaks of the terms of service."""
+
+
+@dataclass(frozen=True, slots=True)
+class BurstLimit:
+    """A 429 for too many calls at once.
+
+    With ``details`` off, Gemini answers the bare sentence "Resource has been exhausted"; ``model``
+    limits the fault to calls for that model.
+    """
+
+    retry_after_s: float = 5.0
+    form: WaitForm = WaitForm.SECONDS
+    details: bool = True
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaWall:
+    """A 429 that names a quota used up.
+
+    Without ``resets_in_s`` it is a daily wall with a misleadingly short stated delay (31 s).
+    """
+
+    resets_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetConnection:
+    """The connection is reset before a byte of the response."""
+
+
+@dataclass(frozen=True, slots=True)
+class StallBeforeFirstToken:
+    """The response begins and then nothing comes, until the client goes or the fault is lifted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowFirstToken:
+    """The first token comes this many seconds later than it would."""
+
+    delay_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CutStream:
+    """The answer ends after this many tokens.
+
+    With ``clean`` the HTTP response ends properly and only the final events are missing; without, the
+    connection closes in mid-body.
+    """
+
+    after_tokens: int = 40
+    clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StallMidStream:
+    """After this many tokens nothing more comes, until the client goes or the fault is lifted."""
+
+    after_tokens: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A 200 with something that is no answer; with ``after_tokens``, in the middle of one."""
+
+    kind: GarbageKind = GarbageKind.JSON
+    after_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyAnswer:
+    """A 200 without content."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadInStream:
+    """A 200 whose stream brings an overload error, first or after some tokens."""
+
+    after_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyBlock:
+    """The prompt is refused by a content filter."""
+
+
+PlainFault = (
+    HttpStatus
+    | KeyRevoked
+    | Banned
+    | BurstLimit
+    | QuotaWall
+    | ResetConnection
+    | StallBeforeFirstToken
+    | SlowFirstToken
+    | CutStream
+    | StallMidStream
+    | Garbage
+    | EmptyAnswer
+    | OverloadInStream
+    | SafetyBlock
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flapping:
+    """Another fault that comes and goes: present for the first ``down_share`` of each period.
+
+    Raises:
+        ValueError: The period is not above 0, or the share is not from 0 to 1.
+    """
+
+    fault: PlainFault = HttpStatus(503)
+    period_s: float = 20.0
+    down_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.period_s > 0:
+            raise ValueError(f"period_s must be above 0, not {self.period_s!r}")
+        if not 0 <= self.down_share <= 1:
+            raise ValueError(f"down_share must be from 0 to 1, not {self.down_share!r}")
+
+
+Fault = PlainFault | Flapping
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActiveFault:
+    """A fault that is in force. ``account`` None means the whole upstream.
+
+    Two settings of an equal fault are two different active faults, so whoever set one can lift
+    exactly that one.
+    """
+
+    upstream: str
+    account: str | None
+    fault: Fault
+    since: float
+    """Monotonic time at which it was set."""
+
+    def present(self, now: float) -> PlainFault | None:
+        """The fault that a call at monotonic time ``now`` meets."""
+        fault = self.fault
+        if not isinstance(fault, Flapping):
+            return fault
+        phase = (now - self.since) % fault.period_s
+        return fault.fault if phase < fault.period_s * fault.down_share else None
