@@ -9,7 +9,7 @@ from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import Decision, Rule, Skip, SkipReason, Tier
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.model.requests import Message, Request, characters
-from smartfallback.policy.circuit import Circuit, Permit
+from smartfallback.policy.circuit import Permit
 from smartfallback.policy.ledger import Reservation
 from smartfallback.policy.selection import Choice
 
@@ -250,52 +250,58 @@ class Planner:
             walk.skips.append(Skip(account.id, pool.name, SkipReason.NO_ROOM, detail))
             return None
         model = request.model or pool.spec.model
-        permits: list[tuple[Circuit, Permit]] = []
-        circuits = [account.circuit, pool.provider.circuit]
-        if model in account.model_circuits:
-            circuits.append(account.model_circuits[model])
-        for circuit in circuits:
-            permit = circuit.acquire(now)
-            if permit is None:
-                for taken_from, taken in permits:
-                    taken_from.release(taken, now)
-                account.ledger.release(reservation, wall)
-                walk.skips.append(Skip(account.id, pool.name, SkipReason.CIRCUIT, circuit.cause))
-                return None
-            permits.append((circuit, permit))
+        permits = self._permits(account, model, now)
+        if permits is None:
+            account.ledger.release(reservation, wall)
+            walk.skips.append(Skip(account.id, pool.name, SkipReason.CIRCUIT, account.circuit.cause))
+            return None
+        permit, provider_permit, model_permit = permits
         account.in_flight += 1
         account.last_used = now
         account.last_used_at = wall
         step.selection.taken(account.slot, now, request.session)
         self._placement.place(account, now)
+        skips = walk.skips
         decision = Decision(
-            at=wall,
-            chain=walk.chain.name,
-            pool=pool.name,
-            account=account.id,
-            model=model,
-            strategy=pool.strategy.value,
-            rule=choice.rule,
-            tier=Tier.RESERVE if step.in_reserve else Tier.NORMAL,
-            considered=choice.considered,
-            skipped=tuple(walk.skips[:MOST_SKIPS]),
-            skipped_more=self._uncounted(walk),
+            wall,
+            walk.chain.name,
+            pool.name,
+            account.id,
+            model,
+            pool.strategy,
+            choice.rule,
+            Tier.RESERVE if step.in_reserve else Tier.NORMAL,
+            choice.considered,
+            tuple(skips[:MOST_SKIPS]) if skips else (),
+            self._uncounted(walk) if len(skips) >= MOST_SKIPS else 0,
         )
         return Grant(
-            account,
-            model,
-            decision,
-            estimate,
-            output,
-            reservation,
-            permits[0][1],
-            permits[1][1],
-            permits[2][1] if len(permits) > 2 else None,
+            account, model, decision, estimate, output, reservation, permit, provider_permit, model_permit
         )
 
     @staticmethod
+    def _permits(
+        account: AccountRuntime, model: str, now: float
+    ) -> tuple[Permit, Permit, Permit | None] | None:
+        """The permits of all circuits that govern the call, or none of them."""
+        provider = account.pool.provider.circuit
+        permit = account.circuit.acquire(now)
+        if permit is None:
+            return None
+        provider_permit = provider.acquire(now)
+        if provider_permit is None:
+            account.circuit.release(permit, now)
+            return None
+        if account.model_circuits and model in account.model_circuits:
+            model_permit = account.model_circuits[model].acquire(now)
+            if model_permit is None:
+                account.circuit.release(permit, now)
+                provider.release(provider_permit, now)
+                return None
+            return permit, provider_permit, model_permit
+        return permit, provider_permit, None
+
+    @staticmethod
     def _uncounted(walk: Walk) -> int:
-        if len(walk.skips) < MOST_SKIPS:
-            return 0
         parked = sum(len(pool.parked) for pool in walk.chain.pools)
         return max(0, parked - MOST_SKIPS, len(walk.skips) - MOST_SKIPS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class WindowKind(StrEnum):
@@ -81,9 +82,8 @@ class QuotaThresholds:
         return QuotaStatus.HEALTHY
 
 
-@dataclass(frozen=True, slots=True)
-class QuotaEstimate:
-    """What an attempt is expected to spend."""
+class QuotaEstimate(NamedTuple):
+    """What an attempt is expected to spend, or has spent."""
 
     tokens: int
     requests: int = 1
