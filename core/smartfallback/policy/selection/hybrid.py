@@ -35,6 +35,7 @@ class HybridOrder:
         "_random",
         "_settings",
         "_standings",
+        "_version",
         "_warm",
         "_warm_by_age",
         "_warm_key_slope",
@@ -55,11 +56,13 @@ class HybridOrder:
         self._warm_by_age = SlotIndex(len(names))
         self._cold = SlotIndex(len(names))
         self._cold_by_age = SlotIndex(len(names))
+        self._version = 0
         slope = settings.recency_weight / settings.recency_horizon_s
         self._warm_key_slope = slope if settings.recency is Recency.WARM else -slope
 
     def put(self, slot: int, now: float) -> None:
         """Insert the slot, or move it to where its standing belongs."""
+        self._version += 1
         used, last_used, turn = self._standings[slot]
         if last_used > now - self._settings.recency_horizon_s:
             self._cold.remove(slot)
@@ -76,23 +79,23 @@ class HybridOrder:
 
     def discard(self, slot: int) -> None:
         """Remove the slot if it is there."""
+        self._version += 1
         for index in (self._warm, self._warm_by_age, self._cold, self._cold_by_age):
             index.remove(slot)
 
     def candidates(self, now: float, session: str | None) -> Iterator[Choice]:  # noqa: ARG002 - sessions don't bind here
         """Every member once; each choice draws anew among those not yet yielded."""
         self._cool(now)
-        warm, cold = self._warm, self._cold
         settings = self._settings
         draw = self._random
         lru_share, top_k = settings.lru_share, settings.top_k
         seen: set[int] = set()
         while True:
-            version = warm.version + cold.version
+            version = self._version
             ranked = self._ranked(now)
             by_age: Iterator[Key] | None = None
             top: list[Scored] = []
-            while version == warm.version + cold.version:
+            while version == self._version:
                 while len(top) < top_k:
                     scored = next(ranked, None)
                     if scored is None:
