@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import random
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,8 +20,21 @@ _STEP_TOKENS: Final = 64
 _DEFAULT_TEMPERATURE: Final = 0.8
 """llama.cpp's own; the Python package's 0.2 repeats itself with small models."""
 
-_ERROR_LEVEL: Final = 3
-_FATAL_LOG_LINES: Final = 4
+_ERROR_LEVEL: Final = 4
+"""GGML_LOG_LEVEL_ERROR in ggml.h."""
+
+_log: deque[str] = deque(maxlen=4)
+"""The last errors in llama.cpp's log, the only place where it says why something failed."""
+
+
+def _keep_errors(level: int, text: bytes, _: object) -> None:
+    if level == _ERROR_LEVEL and (line := text.decode(errors="replace").strip()):
+        _log.append(line)
+
+
+# The native side holds no reference to its callback, so it has to live as long as the module.
+_on_log = llama_cpp.llama_log_callback(_keep_errors)
+llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
 
 
 class Refused(Exception):
@@ -68,11 +82,7 @@ class LocalModel:
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.model_path)
         self._check_file()
-        self._log: list[str] = []
-        # llama.cpp tells the reason of a failed load only to its log. The callback is kept on the
-        # instance because the native side holds no reference to it.
-        self._log_callback = llama_cpp.llama_log_callback(self._on_log)
-        llama_cpp.llama_log_set(self._log_callback, ctypes.c_void_p(0))
+        _log.clear()
         llama = self._load(settings, settings.context_tokens)
         own_context = llama_cpp.llama_model_n_ctx_train(llama.model)
         if 0 < own_context < settings.context_tokens:
@@ -94,7 +104,7 @@ class LocalModel:
         """
         self._llama.is_cancelled = is_cancelled
         self._llama.prompt_count = self._llama.answer_count = 0
-        self._log.clear()
+        _log.clear()
         temperature = _DEFAULT_TEMPERATURE if order.temperature is None else order.temperature
         reason = ""
         try:
@@ -120,7 +130,7 @@ class LocalModel:
         except Exception as error:
             # What is cached of the conversation may not be what the native side holds.
             cast(Any, self._llama).reset()
-            detail = "; ".join([str(error) or type(error).__name__, *self._log[-_FATAL_LOG_LINES:]])
+            detail = "; ".join([str(error) or type(error).__name__, *_log])
             fault = Fault.REQUEST if type(error).__module__.startswith("jinja2") else Fault.INFERENCE
             raise Refused(fault, detail) from error
         yield Finished(order.id, reason, self._llama.prompt_count, self._llama.answer_count)
@@ -145,9 +155,5 @@ class LocalModel:
                 verbose=False,
             )
         except Exception as error:
-            reasons = "; ".join(dict.fromkeys(self._log[:_FATAL_LOG_LINES])) or str(error)
+            reasons = "; ".join(dict.fromkeys(_log)) or str(error)
             raise Refused(Fault.MODEL, f"llama.cpp can't load {self._path}: {reasons}") from error
-
-    def _on_log(self, level: int, text: bytes, _: object) -> None:
-        if level == _ERROR_LEVEL and (line := text.decode(errors="replace").strip()):
-            self._log.append(line)

@@ -146,7 +146,7 @@ _Message = TypeVar("_Message")
 
 def _decode(line: bytes, kinds: dict[str, type[_Message]]) -> _Message:
     message = json.loads(line)
-    kind = kinds.get(message.pop("kind", "")) if isinstance(message, dict) else None
+    kind = kinds.get(str(message.pop("kind", ""))) if isinstance(message, dict) else None
     if kind is None or message.keys() != {field.name for field in fields(cast(Any, kind))}:
         raise ValueError(f"not a message of this protocol: {line[:80]!r}")
     return kind(**message)

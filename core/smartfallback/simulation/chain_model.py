@@ -59,7 +59,9 @@ _SPACE: Final = "\u2581"
 """How the tokenizer's vocabulary writes a space."""
 
 
-def write_chain_model(path: Path, chain: Chain, *, name: str, context_tokens: int = 2048) -> None:
+def write_chain_model(
+    path: Path, chain: Chain, *, name: str, context_tokens: int = 2048, chat_template: str = CHAT_TEMPLATE
+) -> None:
     """Write a model that recites ``chain``; needs the packages of the extra ``local``.
 
     The file appears complete or not at all, and the same arguments give the same bytes.
@@ -69,6 +71,7 @@ def write_chain_model(path: Path, chain: Chain, *, name: str, context_tokens: in
         chain: Successors by piece. A piece is text (spaces as they are) or a byte as ``<0xNN>``.
         name: The model's name, kept in the file.
         context_tokens: The longest conversation that the model states it can hold.
+        chat_template: The Jinja template that turns a conversation into text.
 
     Raises:
         ModuleNotFoundError: ``gguf`` or ``numpy`` is not installed.
@@ -80,7 +83,7 @@ def write_chain_model(path: Path, chain: Chain, *, name: str, context_tokens: in
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        _write(Path(temporary), chain, name, context_tokens)
+        _write(Path(temporary), chain, name, context_tokens, chat_template)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -102,7 +105,7 @@ def _check(chain: Chain) -> None:
                 )
 
 
-def _write(path: Path, chain: Chain, name: str, context_tokens: int) -> None:
+def _write(path: Path, chain: Chain, name: str, context_tokens: int, chat_template: str) -> None:
     import gguf
     import numpy as np
 
@@ -147,6 +150,7 @@ def _write(path: Path, chain: Chain, name: str, context_tokens: int) -> None:
         writer.add_layer_norm_rms_eps(1e-5)
         writer.add_vocab_size(len(vocabulary))
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+        writer.add_chat_template(chat_template)
         _add_tokenizer(writer, vocabulary, index)
         narrow = np.zeros((_HEAD_SIZE, width), dtype=np.float16)
         wide = np.zeros((width, _HEAD_SIZE), dtype=np.float16)
@@ -191,4 +195,3 @@ def _add_tokenizer(writer: Any, vocabulary: Sequence[str], index: Mapping[str, i
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
