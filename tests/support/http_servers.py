@@ -36,11 +36,11 @@ class Seen(NamedTuple):
 
 @dataclass
 class Upstream:
-    """A running server: where it is, what it was asked, and who hung up on it."""
+    """A running server: where it is, what it was asked, and how many hung up on it."""
 
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
-    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
+    hung_up: int = 0
     connections: set[str] = field(default_factory=set)
 
 
@@ -59,7 +59,7 @@ async def http_server(handler: Handler) -> AsyncIterator[Upstream]:
         try:
             return await handler(request)
         except (asyncio.CancelledError, ConnectionError):
-            upstream.disconnected.set()
+            upstream.hung_up += 1
             raise
 
     app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -96,7 +96,7 @@ async def raw_server(handler: RawHandler) -> AsyncIterator[Upstream]:
                 await writer.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    upstream.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield upstream
     finally:

@@ -159,6 +159,9 @@ class Exchange:
             return None
         except _CLIENT_ERRORS as error:
             failure = connection_failure(error, self._host, began=True)
+        except RuntimeError:
+            # aiohttp's word for a connection that was closed under a waiting reader.
+            failure = Failure(ErrorCategory.NETWORK_ERROR, f"the connection to {self._host} was closed")
         raise ProviderError(failure)
 
     async def read_within(self, seconds: float) -> bytes | None:

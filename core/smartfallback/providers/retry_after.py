@@ -29,7 +29,7 @@ _UNIT_S: Final = {
     "d": 86_400.0,
     "day": 86_400.0,
 }
-_NUMBER: Final = r"\d{1,15}(?:\.\d{1,12})?"
+_NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,12})?"
 _PART: Final = (
     rf"({_NUMBER})\s?(ns|us|µs|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
 )

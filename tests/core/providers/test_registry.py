@@ -1,0 +1,47 @@
+"""The registry: each kind gets its adapter, and loading one loads no more than it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from smartfallback.model.outcomes import ErrorCategory
+from smartfallback.model.specs import AccountSpec, PoolSpec, ProviderKind
+from smartfallback.providers.registry import build_provider
+from support.clock import FakeClock
+from support.http_servers import call_to, collect, pool_at
+
+
+@pytest.mark.parametrize("kind", [ProviderKind.GEMINI, ProviderKind.OPENAI])
+async def test_http_kinds_have_an_official_address_of_their_own(kind: ProviderKind) -> None:
+    pool = PoolSpec(
+        name="pool", provider=kind, provider_id=kind.value, accounts=(AccountSpec(id="a"),), model="m"
+    )
+    provider = build_provider(pool, FakeClock())
+    assert provider.unavailable() == ""
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("kind", [ProviderKind.COPILOT, ProviderKind.OPENCODE])
+async def test_kinds_that_are_not_built_in_say_so(kind: ProviderKind) -> None:
+    pool = pool_at("http://127.0.0.1:1", kind)
+    provider = build_provider(pool, FakeClock())
+    assert kind.value in provider.unavailable()
+    assert "base_url" in provider.unavailable()
+    failure = (await collect(provider.stream(call_to(pool)))).failed
+    assert failure.category is ErrorCategory.UNKNOWN
+    assert failure.message == provider.unavailable()
+    await provider.aclose()
+
+
+def test_the_registry_alone_loads_no_http_client() -> None:
+    script = (
+        "import sys, smartfallback.providers.registry;"
+        "print([name for name in ('httpx', 'aiohttp', 'llama_cpp') if name in sys.modules])"
+    )
+    done = subprocess.run(  # noqa: S603  # our own script in our own interpreter
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
