@@ -21,6 +21,8 @@ from smartfallback.providers.retry_after import header_wait, rate_limit_wait
 MAX_MESSAGE: Final = 300
 MAX_CODE: Final = 64
 _CONTROL: Final = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# aiohttp chains a cut body to the parser's complaint and names the lost connection in the text only.
+_RESET: Final = re.compile(r"Connection(?:Reset|Aborted)Error|BrokenPipeError")
 _TITLE: Final = re.compile(r"<title[^>]*>([^<]{1,200})", re.IGNORECASE)
 
 _TRANSIENT: Final = frozenset({408, 425, 502, 503, 504, 529})
@@ -191,7 +193,7 @@ def connection_failure(error: Exception, host: str, *, began: bool) -> Failure:
         case aiohttp.ServerTimeoutError() | httpx.TimeoutException() | TimeoutError():
             phase = TimeoutPhase.IDLE if began else TimeoutPhase.FIRST_TOKEN
             return Failure(ErrorCategory.TIMEOUT, clean(f"{host} went silent"), phase=phase)
-        case aiohttp.ClientPayloadError() if isinstance(root.__cause__, ConnectionError):
+        case aiohttp.ClientPayloadError() if _RESET.search(str(root)):
             return _network(f"{host} reset the connection in mid-answer", "")
         case aiohttp.ClientPayloadError():
             return Failure(
