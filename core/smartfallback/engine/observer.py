@@ -5,7 +5,7 @@ from __future__ import annotations
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.meters import Meters
-from smartfallback.engine.roster import AccountRuntime, PoolRuntime, Roster
+from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, Roster
 from smartfallback.model.decisions import Skip, SkipReason
 from smartfallback.model.snapshot import AccountView, ChainView, CircuitView, PoolView, Snapshot
 from smartfallback.policy.circuit import Circuit
@@ -58,6 +58,12 @@ class Observer:
     def _account(self, account: AccountRuntime, now: float, at: float) -> AccountView:
         spec = account.pool.spec
         cooldown = account.cooldown_until
+        cooldown_reason = account.cooldown_reason
+        skip = _pool_skip(account.pool) or account.parked
+        block = account.model_blocks.get(spec.model)
+        if block is not None and block.until > now and cooldown is None:
+            cooldown, cooldown_reason = block.until, block.reason
+            skip = skip or _model_skip(account, block, at - now)
         view = AccountView(
             id=account.id,
             pool=account.pool.name,
@@ -73,14 +79,14 @@ class Observer:
                 _circuit_view(circuit, now, at) for circuit in account.model_circuits.values()
             ),
             cooldown_until=None if cooldown is None else at + cooldown - now,
-            cooldown_reason=account.cooldown_reason,
+            cooldown_reason=cooldown_reason,
             in_flight=account.in_flight,
             max_concurrency=account.limit,
             last_used_at=account.last_used_at,
             requests=account.requests,
             failures=account.failures,
             tokens=account.tokens,
-            skip=account.parked or _pool_skip(account.pool),
+            skip=skip,
         )
         account.view = view
         return view
@@ -90,6 +96,12 @@ def _pool_skip(pool: PoolRuntime) -> Skip | None:
     if pool.unavailable:
         return Skip(pool.name, pool.name, SkipReason.UNAVAILABLE, pool.unavailable)
     return None
+
+
+def _model_skip(account: AccountRuntime, block: Block, wall_offset: float) -> Skip:
+    """The pool's own model rests, although the account as such could serve."""
+    until = block.until + wall_offset
+    return Skip(account.id, account.pool.name, SkipReason.COOLDOWN, block.reason, until)
 
 
 def _circuit_view(circuit: Circuit, now: float, at: float) -> CircuitView:

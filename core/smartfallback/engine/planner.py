@@ -103,7 +103,8 @@ class Planner:
         now = self._clock.monotonic()
         self._placement.wake(now)
         request = walk.request
-        walk.skips = skips = []
+        skips: list[Skip] = []
+        walk.skips = skips
         if request.pin is not None:
             return self._choose_pinned(walk, request.pin, now)
         for step in walk.chain.steps:

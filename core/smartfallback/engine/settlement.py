@@ -10,10 +10,12 @@ from smartfallback.engine.roster import AccountRuntime, Block, CircuitFactory, R
 from smartfallback.model.circuits import CircuitScope, CircuitTarget
 from smartfallback.model.decisions import AdminState
 from smartfallback.model.events import Actor, AdminChanged, AttentionRaised, CooldownStarted
-from smartfallback.model.outcomes import ErrorCategory, Failure
+from smartfallback.model.outcomes import Failure
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.model.requests import Usage
 from smartfallback.policy.circuit import Circuit, Permit
+from smartfallback.policy.ledger import WALL_FALLBACK_S
+from smartfallback.policy.recovery import BlameScope, Verdict, blamed
 
 
 class Settlement:
@@ -54,27 +56,15 @@ class Settlement:
         account.requests += 1
         account.failures += 1
         self._spend_partial(grant, received_chars)
-        provider = grant.pool.provider.circuit
-        cause = str(failure)
-        match failure.category:
-            case ErrorCategory.TRANSIENT_ERROR | ErrorCategory.MALFORMED_RESPONSE | ErrorCategory.UNKNOWN:
-                account.circuit.fail(grant.permit, now, cause)
-            case ErrorCategory.API_FAILURE:
-                account.circuit.fail(grant.permit, now, cause)
-                provider.fail(grant.provider_permit, now, cause)
-            case ErrorCategory.TIMEOUT:
-                account.circuit.timed_out(grant.permit, now, cause)
-                provider.timed_out(grant.provider_permit, now, cause)
-            case ErrorCategory.NETWORK_ERROR:
-                provider.fail(grant.provider_permit, now, cause)
-            case ErrorCategory.RATE_LIMIT:
+        for scope, verdict in blamed(failure):
+            if verdict is Verdict.RATE_LIMIT:
                 self._rate_limited(grant, failure, now)
-            case ErrorCategory.QUOTA_EXHAUSTED:
+            elif verdict is Verdict.EXHAUSTED:
                 self._exhausted(grant, failure, now)
-            case ErrorCategory.AUTHENTICATION:
+            elif verdict is Verdict.ATTENTION:
                 self._needs_attention(account, failure)
-            case ErrorCategory.INVALID_REQUEST | ErrorCategory.CONTENT_FILTERED:
-                pass
+            else:
+                self._judge(grant, scope, verdict, failure, now)
         # What the category did not judge goes back without a verdict; a second end is a no-op.
         for circuit, permit in self._permits(grant):
             circuit.ignore(permit, now)
@@ -112,6 +102,24 @@ class Settlement:
             bus = self._bus
             bus.publish(AdminChanged(bus.next_seq(), self._clock.time(), account.id, old, new, reason, actor))
 
+    def _judge(self, grant: Grant, scope: BlameScope, verdict: Verdict, failure: Failure, now: float) -> None:
+        """Let the scope's circuit count the failure."""
+        judged: tuple[Circuit, Permit | None]
+        if scope is BlameScope.PROVIDER:
+            judged = grant.pool.provider.circuit, grant.provider_permit
+        elif scope is BlameScope.MODEL:
+            circuit = self._model_circuit(grant.account, failure.model or grant.model, now)
+            judged = circuit, grant.model_permit or circuit.acquire(now)
+        else:
+            judged = grant.account.circuit, grant.permit
+        circuit, permit = judged
+        if permit is None:
+            return
+        if verdict is Verdict.SLOW:
+            circuit.timed_out(permit, now, str(failure))
+        elif verdict is Verdict.FAILURE:
+            circuit.fail(permit, now, str(failure))
+
     def _rate_limited(self, grant: Grant, failure: Failure, now: float) -> None:
         account = grant.account
         rest = (
@@ -120,38 +128,47 @@ class Settlement:
         until = now + rest
         if failure.model is not None:
             self._block_model(account, failure.model, until, failure, now)
+            circuit = self._model_circuit(account, failure.model, now)
+            permit = grant.model_permit or circuit.acquire(now)
+            if permit is not None:
+                circuit.rate_limited(permit, now)
             return
         account.circuit.rate_limited(grant.permit, now)
-        grant.pool.provider.circuit.rate_limited(grant.provider_permit, now)
         if account.cooldown_until is None or until > account.cooldown_until:
             account.cooldown_until = until
             account.cooldown_reason = str(failure)
             self._tell_cooldown(account, None, until, now, failure)
 
-    def _block_model(
-        self, account: AccountRuntime, model: str, until: float, failure: Failure, now: float
-    ) -> None:
+    def _model_circuit(self, account: AccountRuntime, model: str, now: float) -> Circuit:
         circuit = account.model_circuits.get(model)
         if circuit is None:
             target = CircuitTarget(CircuitScope.MODEL, f"{account.id}/{model}")
             circuit = self._make_circuit(target, account.pool.spec.account_circuit)
             account.model_circuits[model] = circuit
-        permit = circuit.acquire(now)
-        if permit is not None:
-            circuit.rate_limited(permit, now)
+        circuit.tick(now)
+        return circuit
+
+    def _block_model(
+        self, account: AccountRuntime, model: str, until: float, failure: Failure, now: float
+    ) -> None:
         block = account.model_blocks.get(model)
         if block is None or until > block.until:
             account.model_blocks[model] = Block(until, str(failure))
             self._tell_cooldown(account, model, until, now, failure)
 
     def _exhausted(self, grant: Grant, failure: Failure, now: float) -> None:
+        """A named wall: the account (or its project) has nothing until the stated reset.
+
+        Only a wall of another model than the pool's own leaves the account usable.
+        """
         account = grant.account
         wall = self._clock.time()
         until = failure.resets_at
         if until is None and failure.retry_after_s is not None:
             until = wall + failure.retry_after_s
         if failure.model is not None and failure.model != grant.pool.spec.model:
-            self._block_model(account, failure.model, now + (until - wall if until else 3600.0), failure, now)
+            rest = WALL_FALLBACK_S if until is None else until - wall
+            self._block_model(account, failure.model, now + rest, failure, now)
             return
         sharing = [account]
         if failure.project_wide and account.spec.project:
