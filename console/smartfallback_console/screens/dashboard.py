@@ -7,33 +7,49 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Input, TextArea
 
-from smartfallback_console.actions import ACTIONS, bindings
+from smartfallback import AttentionRaised, DegradedModeChanged
+from smartfallback_console.actions import ACTIONS, Action, Target, available, bindings
 from smartfallback_console.chat.pane import ChatPane
+from smartfallback_console.command_line import complete, names_of
+from smartfallback_console.dialogs.details import account_dialog, entry_dialog, pool_dialog
 from smartfallback_console.feed import INTERVAL_S, Feed, Tick
 from smartfallback_console.routing import RoutingLog
+from smartfallback_console.screens.operations import Operations, Severity
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.footer import KeyBar
 from smartfallback_console.widgets.header import Header
-from smartfallback_console.widgets.metrics import FairnessPanel, LatencyPanel, TrafficPanel
+from smartfallback_console.widgets.metrics import FairnessPanel, LatencyPanel, Metric, TrafficPanel
 from smartfallback_console.widgets.pane_layout import PaneArea
+from smartfallback_console.widgets.prompt import Prompt
 from smartfallback_console.widgets.routing_feed import RoutingFeed
-from smartfallback_console.widgets.tabs import PaneTabs
+from smartfallback_console.widgets.tabs import PANES, PaneTabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from smartfallback import Event, Snapshot
     from textual import events
     from textual.app import ComposeResult
-    from smartfallback import Snapshot
+
     from smartfallback_console.bridge import Source
 
 METRICS_EVERY_S = 1.0
+"""Charts change slowly to the eye and cost the most to send."""
 
 
 class Dashboard(Screen[None]):
-    """Everything at a glance, without the power to change anything."""
+    """Everything at a glance, without the power to change anything.
+
+    Args:
+        source: The core.
+        clock: Monotonic seconds.
+        live: Whether to look at the core on an interval; a test may look by hand.
+    """
+
+    READ_ONLY: ClassVar[bool] = True
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings(action for action in ACTIONS if not action.dangerous),
@@ -41,23 +57,40 @@ class Dashboard(Screen[None]):
     ]
 
     DEFAULT_CSS = """
-    Dashboard { background: $background; layout: vertical; }
-    Dashboard.-single PaneTabs { display: block; }
-    Dashboard.-single PaneArea > * { border: none; padding: 0 1; }
+    Dashboard {
+        background: $background; layout: vertical;
+        &.-single {
+            PaneTabs { display: block; }
+            PaneArea > * { border: none; }
+            PaneArea > Metric { border-top: solid $foreground 18%; }
+            PaneArea.-tail > #routing { border-top: solid $foreground 18%; }
+        }
+    }
     """
 
-    def __init__(self, source: Source, *, clock: Callable[[], float] = time.monotonic, live: bool = True) -> None:
+    def __init__(
+        self, source: Source, *, clock: Callable[[], float] = time.monotonic, live: bool = True
+    ) -> None:
         super().__init__()
         self.source = source
         self.feed = Feed(source, clock=clock)
-        self.log_ = RoutingLog()
-        self.last: Tick | None = None
+        self.routing = RoutingLog()
+        self.operations = Operations(self)
+        self.actions = available(read_only=self.READ_ONLY)
+        self.tick: Tick | None = None
         self._clock = clock
         self._live = live
-        self._metrics_at = -1.0
         self._drawn: Snapshot | None = None
+        self._charted: Snapshot | None = None
+        self._charted_at = float("-inf")
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What is on the screen."""
+        return self.tick.snapshot if self.tick else None
 
     def compose(self) -> ComposeResult:
+        """Header, tabs, panes, prompt, keys."""
         yield Header(id="header")
         yield PaneTabs(id="tabs")
         with PaneArea(id="area"):
@@ -65,34 +98,218 @@ class Dashboard(Screen[None]):
             yield FairnessPanel(id="fairness")
             yield LatencyPanel(id="latency")
             yield TrafficPanel(id="traffic")
-            yield RoutingFeed(self.log_, id="routing")
+            yield RoutingFeed(self.routing, id="routing")
             yield ChatPane(id="chat")
+        yield Prompt(self._complete, id="prompt")
         yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
+        """Begin to look."""
         self.feed.open()
         self.query_one(AccountsTable).focus()
         self.call_after_refresh(self.look)
-        self.set_interval(INTERVAL_S, self.look, pause=not self._live)
+        if self._live:
+            self.set_interval(INTERVAL_S, self.look)
+
+    def on_unmount(self) -> None:
+        """Nobody looks any more."""
+        self.feed.close()
+
+    @property
+    def in_sight(self) -> bool:
+        """Whether nothing but dialogs stands in front of this screen."""
+        stack = self.app.screen_stack
+        above = stack[stack.index(self) + 1 :] if self in stack else stack
+        return self in stack and all(isinstance(screen, ModalScreen) for screen in above)
 
     def look(self) -> None:
-        tick = self.feed.tick()
-        self.last = tick
-        self.query_one(Header).show(tick)
+        """Take one look at the core and draw what changed."""
+        if not self.in_sight:
+            return
+        tick = self.tick = self.feed.tick()
+        self.query_one(Header).show(tick, read_only=self.READ_ONLY)
+        if tick.dropped != self.routing.dropped:
+            self.routing.dropped = tick.dropped
         if tick.events:
-            self.log_.apply(tick.events)
-        self.log_.dropped = tick.dropped
+            self.routing.apply(tick.events)
+            self.query_one(RoutingFeed).show()
+            self._announce(tick.events)
         if tick.snapshot is not None and tick.snapshot is not self._drawn:
             self._drawn = tick.snapshot
-            self.query_one(AccountsTable).show(tick.snapshot)
-            self.query_one(PaneArea).account_lines = self.query_one(AccountsTable).line_count() + 2
-            for panel in (FairnessPanel, LatencyPanel, TrafficPanel):
-                self.query_one(panel).show(tick.snapshot)
-        if tick.events:
-            self.query_one(RoutingFeed).show()
+            table = self.query_one(AccountsTable)
+            table.show(tick.snapshot)
+            self.query_one(PaneArea).account_lines = table.line_count() + 2
+            self.rename_keys()
+        self._chart()
 
-    def on_resize(self, event: events.Resize) -> None:
-        self.call_after_refresh(self._mode)
+    def _chart(self) -> None:
+        now = self._clock()
+        if self._drawn is not self._charted and now - self._charted_at >= METRICS_EVERY_S:
+            self._charted, self._charted_at = self._drawn, now
+            for panel in self.query(Metric):
+                panel.show(self._drawn)
 
-    def _mode(self) -> None:
-        self.set_class(self.query_one(PaneArea).single, "-single")
+    def _announce(self, batch: tuple[Event, ...]) -> None:
+        for event in batch[-50:]:
+            if isinstance(event, DegradedModeChanged):
+                text = f"{event.chain} is degraded: {event.detail}" if event.degraded else ""
+                severity: Severity = "warning" if text else "information"
+                self.operations.say(text or f"{event.chain} is back to normal.", severity)
+            elif isinstance(event, AttentionRaised):
+                self.operations.say(f"{event.account} needs attention: {event.message} {event.hint}".strip(), "error")
+
+    def targets(self, action: Action) -> list[str]:
+        """What an action can be pointed at now."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            return []
+        accounts = [account.id for pool in snapshot.pools for account in pool.accounts]
+        providers = list(dict.fromkeys(pool.provider_id for pool in snapshot.pools))
+        return {
+            Target.ACCOUNT: accounts,
+            Target.PROVIDER: providers,
+            Target.CIRCUIT: accounts + providers,
+            Target.POOL: [pool.name for pool in snapshot.pools],
+        }.get(action.target, [])
+
+    def _complete(self, line: str) -> str | None:
+        return complete(line, self.actions, self.snapshot, self.app.available_themes)
+
+    def known_names(self) -> list[str]:
+        """Everything that a command may name."""
+        return names_of(self.snapshot)
+
+    # Panes
+
+    def on_resize(self, event: events.Resize) -> None:  # noqa: ARG002 - Textual's signature
+        """Another size may mean other panes."""
+        self.call_after_refresh(self.arrange_panes)
+
+    @on(PaneArea.Rearranged)
+    def arrange_panes(self) -> None:
+        """Borders, tabs and focus that suit the panes in sight."""
+        area = self.query_one(PaneArea)
+        plan = area.plan_for(area.size)
+        self.set_class(plan.single, "-single")
+        area.set_class(plan.single and len(plan.regions) > 1 and area.pane == "accounts", "-tail")
+        tabs = self.query_one(PaneTabs)
+        if tabs.active != area.pane:
+            tabs.active = area.pane
+            tabs.redraw()
+
+    def show_pane(self, pane: str, *, focus: bool = True) -> None:
+        """Bring a pane into sight and focus it."""
+        area = self.query_one(PaneArea)
+        area.pane = pane
+        self.arrange_panes()
+        if focus and pane != "metrics":
+            self.query_one(f"#{pane}").focus()
+        elif pane == "metrics" and area.single:
+            self.set_focus(None)
+
+    @on(PaneTabs.Chosen)
+    def tab_chosen(self, event: PaneTabs.Chosen) -> None:
+        """A click on a pane's name."""
+        self.show_pane(event.pane)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The focused pane is the one to keep in sight when there is room for one."""
+        area = self.query_one(PaneArea)
+        ids = {node.id for node in event.widget.ancestors_with_self}
+        for pane, _ in PANES:
+            if pane in ids and area.pane != pane:
+                if pane == "routing" and area.has_class("-tail"):
+                    return
+                area.pane = pane
+                self.arrange_panes()
+        self.rename_keys()
+
+    # What the panes ask for
+
+    @on(AccountsTable.Inspected)
+    def inspect(self, event: AccountsTable.Inspected) -> None:
+        """The details of an account or a pool."""
+        now = self.snapshot.at if self.snapshot else time.time()
+        dialog = pool_dialog(event.pool, now) if event.account is None else account_dialog(event.account, now)
+        self.app.push_screen(dialog)
+
+    @on(RoutingFeed.Opened)
+    def open_entry(self, event: RoutingFeed.Opened) -> None:
+        """The full story of a request."""
+        self.app.push_screen(entry_dialog(event.entry, self.snapshot.at if self.snapshot else time.time()))
+
+    @on(AccountsTable.CursorMoved)
+    def rename_keys(self) -> None:
+        """Words of the bottom line that depend on what is chosen."""
+        row = self.query_one(AccountsTable).selected
+        account = row[1] if row else None
+        words = {"pause": "Go on" if self.feed.paused else "Pause"}
+        if self.query_one(PaneArea).zoomed:
+            words["zoom"] = "Unzoom"
+        if account is not None and account.admin.value in ("draining", "drained"):
+            words["drain"] = "Resume"
+        if account is not None and (account.admin.value == "disabled" or account.attention):
+            words["disable"] = "Enable"
+        self.query_one(KeyBar).rename(words)
+
+    @on(KeyBar.Pressed)
+    async def key_clicked(self, event: KeyBar.Pressed) -> None:
+        """A key of the bottom line was clicked."""
+        await self.run_action(event.action)
+
+    @on(Prompt.Submitted)
+    def line_entered(self, event: Prompt.Submitted) -> None:
+        """Carry out a command; keep the line open as long as it is wrong."""
+        prompt = self.query_one(Prompt)
+        if event.mode == "filter":
+            self.operations.set_filter(event.text)
+        elif event.text.strip() and (problem := self.operations.run_line(event.text)):
+            prompt.complain(problem)
+            return
+        self._leave_prompt()
+
+    @on(Prompt.Edited)
+    def filter_edited(self, event: Prompt.Edited) -> None:
+        """Filter while it is typed."""
+        self.operations.set_filter(event.text)
+
+    @on(Prompt.Left)
+    def prompt_left(self, event: Prompt.Left) -> None:
+        """Escape in the prompt."""
+        if event.mode == "filter":
+            self.operations.set_filter("")
+        self._leave_prompt()
+
+    def _leave_prompt(self) -> None:
+        prompt = self.query_one(Prompt)
+        if prompt.has_focus_within:
+            pane = self.query_one(PaneArea).pane
+            self.show_pane(pane if pane in ("accounts", "routing") else "accounts")
+        prompt.close()
+
+    def run_line(self, line: str) -> None:
+        """Carry out a command line that was not typed, telling of a problem by toast."""
+        if problem := self.operations.run_line(line):
+            self.operations.say(problem, "warning")
+
+    def action_operate(self, action_id: str) -> None:
+        """Carry out an action of the registry."""
+        self.operations.operate(action_id)
+
+    def action_back(self) -> None:
+        """Escape: leave the chat, clear the filter, end the zoom, in this order."""
+        area = self.query_one(PaneArea)
+        if isinstance(self.focused, Input | TextArea) or (self.focused and self.focused.id == "chat"):
+            self.show_pane("accounts")
+        elif self.query_one(AccountsTable).pattern:
+            self.operations.set_filter("")
+        elif area.zoomed:
+            self.operations.operate("zoom")
+
+
+class OperatorDashboard(Dashboard):
+    """The dashboard with the actions that change how requests are answered."""
+
+    READ_ONLY: ClassVar[bool] = False
+
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(action for action in ACTIONS if action.dangerous)]

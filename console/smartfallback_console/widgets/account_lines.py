@@ -62,7 +62,7 @@ class Columns:
         wide, roomy, medium, small = width >= 150, width >= 106, width >= 92, width >= 60
         name = max(6, min(longest_name, 28 if wide else 20 if roomy else 14 if small else 10))
         fixed = {
-            "label": 14 if wide else 9 if roomy else 0,
+            "label": 14 if wide else 12 if roomy else 0,
             "resets": 7 if medium else 6 if small else 0,
             "circuit": 16 if wide else 15 if roomy else 11 if small else 6,
             "in_flight": 5 if small else 0,
@@ -128,7 +128,7 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         text = "?" if bound.percent is None else mark + percent(bound.percent)
         out.put(fit(text, 6, "right"), tone if status != "healthy" else ink.text).space()
     if columns.label:
-        out.put(fit(_known(quota, now, columns.label), columns.label), ink.muted).space()
+        out.put(fit(_known(quota, now), columns.label), ink.muted).space()
     if columns.resets:
         at = quota.exhausted_until or (bound.resets_at if bound else None)
         out.put(fit("–" if at is None else duration(at - now), columns.resets, "right"), ink.muted).space()
@@ -165,7 +165,7 @@ def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
     tone = ink.ok if usable == total else ink.warning if usable else ink.error
     right = LineWriter()
     circuit = view.provider_circuit
-    if circuit.state.value != "closed" or width >= 72:
+    if circuit.state.value != "closed" or width >= 90:
         right.put("API ", ink.muted)
         _circuit(right, circuit, 0, now, ink)
         right.put("  ", ink.muted)
@@ -227,9 +227,10 @@ def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
     skip = view.skip
     left = f" {countdown(skip.until - now)}" if skip.until is not None and skip.until - now < 3_600 else ""
     if skip.reason.value == "account circuit":
-        return f"circuit {view.circuit.state.value.replace('_', ' ')}: {view.circuit.cause}", ink.error
+        return view.circuit.cause or "circuit open", ink.error
+    words = skip.reason.value.removeprefix("above the ")
     tone = ink.error if "hard" in skip.reason.value or "exhausted" in skip.reason.value else ink.warning
-    return f"{skip.reason.value}{left}", tone
+    return f"{words}{left}", tone
 
 
 def out_bar(
@@ -255,17 +256,12 @@ def out_bar(
         out.put("─" * (width - position), ink.faint)
 
 
-def _known(quota: QuotaView, now: float, width: int) -> str:
+def _known(quota: QuotaView, now: float) -> str:
     bound = quota.bound
     if bound is None:
         return ""
-    label = bound.label.value
-    if width < 12:
-        label = {"reported": "report", "measured": "meas", "learned": "learn", "estimated": "estim"}.get(
-            label, label
-        )
     old = "" if bound.read_at is None else " " + age(now - bound.read_at)
-    return f"{label}{old}"
+    return f"{bound.label.value}{old}"
 
 
 def _circuit(out: LineWriter, view: CircuitView, width: int, now: float, ink: Ink) -> None:

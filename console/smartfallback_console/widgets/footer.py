@@ -27,7 +27,7 @@ class KeyBar(LineView, can_focus=False):
     """Keys and words; each can be clicked."""
 
     DEFAULT_CSS = """
-    KeyBar { dock: bottom; height: 1; border: none; padding: 0 1; background: $panel; overflow: hidden; }
+    KeyBar { height: 1; border: none; padding: 0 1; background: $panel; overflow: hidden; }
     """
 
     class Pressed(Message):

@@ -21,7 +21,7 @@ class Header(LineView, can_focus=False):
 
     DEFAULT_CSS = """
     Header {
-        dock: top; height: 2; border: none; padding: 0 1; background: $panel; overflow: hidden;
+        height: 2; border: none; padding: 0 1; background: $panel; overflow: hidden;
         &.-banner { height: 3; }
     }
     """

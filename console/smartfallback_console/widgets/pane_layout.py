@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from textual.containers import Container
 from textual.geometry import NULL_OFFSET, Region, Size, Spacing
 from textual.layout import ArrangeResult, Layout, WidgetPlacement
+from textual.message import Message
 from textual.reactive import reactive
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 METRICS = ("fairness", "latency", "traffic")
 SIDE_BY_SIDE_FROM = Size(100, 28)
 """Below either, one pane at a time."""
+BORDER = 2
+SMALLEST_TAIL = 3
+"""Lines left below the accounts from which on the newest requests are shown there."""
 WIDE_FROM = 160
 """From this width on the chat has a column of its own."""
 
@@ -37,7 +41,7 @@ def plan(size: Size, *, pane: str, zoomed: bool, account_lines: int) -> Plan:
     """
     width, height = size
     if zoomed or width < SIDE_BY_SIDE_FROM.width or height < SIDE_BY_SIDE_FROM.height:
-        return Plan(_single(size, pane), single=True)
+        return Plan(_single(size, pane, account_lines), single=True)
     if width >= WIDE_FROM:
         chat = max(56, min(84, width * 35 // 100))
         left = width - chat
@@ -63,8 +67,14 @@ def plan(size: Size, *, pane: str, zoomed: bool, account_lines: int) -> Plan:
     return Plan(regions, single=False)
 
 
-def _single(size: Size, pane: str) -> dict[str, Region]:
+def _single(size: Size, pane: str, account_lines: int) -> dict[str, Region]:
     width, height = size
+    spare = height - (account_lines - BORDER)
+    if pane == "accounts" and spare >= SMALLEST_TAIL:
+        return {
+            "accounts": Region(0, 0, width, height - spare),
+            "routing": Region(0, height - spare, width, spare),
+        }
     if pane != "metrics":
         return {pane: Region(0, 0, width, height)}
     if width >= 110 and height < 24:
@@ -116,6 +126,9 @@ class PaneArea(Container):
     PaneArea { height: 1fr; overflow: hidden; }
     """
 
+    class Rearranged(Message):
+        """Other panes may be in sight."""
+
     pane: reactive[str] = reactive("accounts", layout=True)
     """The pane that is shown when there is room for one only."""
     zoomed: reactive[bool] = reactive(default=False, layout=True)
@@ -126,6 +139,10 @@ class PaneArea(Container):
     def __init__(self, *children: Widget, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(*children, id=id)
         self._pane_layout = _PaneLayout()
+
+    def watch_account_lines(self) -> None:
+        """Fewer accounts may leave room for another pane."""
+        self.post_message(self.Rearranged())
 
     @property
     def layout(self) -> Layout:

@@ -21,7 +21,9 @@ class PaneTabs(LineView, can_focus=False):
     """One line with the panes; the shown one stands out."""
 
     DEFAULT_CSS = """
-    PaneTabs { dock: top; height: 1; border: none; padding: 0 1; background: $panel; overflow: hidden; display: none; }
+    PaneTabs {
+        height: 1; border: none; padding: 0 1; background: $surface; overflow: hidden; display: none;
+    }
     """
 
     class Chosen(Message):

@@ -1,0 +1,90 @@
+"""The application: themes, palette and the dashboard over one source."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import App
+from textual.theme import BUILTIN_THEMES
+
+from smartfallback_console import themes
+from smartfallback_console.palette import ActionProvider
+from smartfallback_console.screens.dashboard import Dashboard, OperatorDashboard
+
+if TYPE_CHECKING:
+    from textual.binding import BindingType
+    from textual.command import Provider
+
+    from smartfallback_console.bridge import Source
+
+
+class ConsoleApp(App[None]):
+    """The console.
+
+    Args:
+        source: The core, or a script of one.
+        theme: Name of the theme to start with.
+        theme_folder: Where the user's themes are.
+        read_only: Without the actions that change how requests are answered.
+        clock: Monotonic seconds, for the age of what is shown.
+        live: Whether to look at the source on an interval.
+    """
+
+    TITLE = "SmartFallback"
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {ActionProvider}
+    BINDINGS: ClassVar[list[BindingType]] = []
+    ENABLE_COMMAND_PALETTE = True
+
+    CSS = """
+    Toast { max-width: 72; background: $panel; }
+    CommandPalette > Vertical { max-width: 90; }
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        theme: str | None = None,
+        theme_folder: Path | None = None,
+        read_only: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        live: bool = True,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.own_themes: tuple[str, ...] = ()
+        self._wanted_theme = theme
+        self._theme_folder = theme_folder
+        self._dashboard_type = Dashboard if read_only else OperatorDashboard
+        self._clock = clock
+        self._live = live
+        self._theme_problems = self._load_themes()
+
+    def _load_themes(self) -> list[str]:
+        built_in = themes.built_in()
+        own = themes.from_folder(self._theme_folder) if self._theme_folder else themes.ThemeSet(())
+        problems = [*built_in.problems, *own.problems]
+        for theme in (*built_in.themes, *own.themes):
+            self.register_theme(theme)
+        for name in BUILTIN_THEMES:
+            self.unregister_theme(name)
+        names = {theme.name for theme in (*built_in.themes, *own.themes)}
+        self.own_themes = tuple(sorted(names))
+        wanted = self._wanted_theme
+        if wanted is not None and wanted not in names:
+            problems.append(f"There is no theme {wanted!r}; t lists those there are.")
+        self.theme = wanted if wanted in names else themes.DEFAULT
+        return problems
+
+    def on_mount(self) -> None:
+        """Open the dashboard."""
+        self.push_screen(self._dashboard_type(self.source, clock=self._clock, live=self._live))
+        for problem in self._theme_problems:
+            self.notify(problem, title="Theme", severity="warning", markup=False, timeout=10)
+
+    def get_system_commands(self, screen: Any) -> Any:
+        """The palette holds the registry's actions only."""
+        return ()

@@ -1,0 +1,164 @@
+"""What can be typed after a slash."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from smartfallback import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SlashCommand:
+    """One command; ``argument`` names what it takes, empty for nothing."""
+
+    name: str
+    description: str
+    argument: str = ""
+
+    @property
+    def usage(self) -> str:
+        """How it is typed."""
+        return f"/{self.name} {self.argument}".rstrip()
+
+
+COMMANDS: tuple[SlashCommand, ...] = (
+    SlashCommand("help", "these commands and the keys"),
+    SlashCommand("clear", "begin a new conversation"),
+    SlashCommand("chain", "ask this chain from now on", "NAME"),
+    SlashCommand("pin", "let only this account answer", "ACCOUNT"),
+    SlashCommand("unpin", "let the chain choose again"),
+    SlashCommand("retry", "the last prompt again, by another account"),
+    SlashCommand("cancel", "stop the running answer"),
+)
+BY_NAME = {command.name: command for command in COMMANDS}
+MOST_HINTS = 7
+"""Hints shown at once."""
+
+
+class CommandError(ValueError):
+    """A line after a slash can't be carried out; the message says what is allowed."""
+
+
+class Typed(NamedTuple):
+    """A command and its argument as typed."""
+
+    name: str
+    argument: str
+
+
+class Hint(NamedTuple):
+    """One way to go on: the whole line it leads to, and what that does."""
+
+    line: str
+    detail: str
+
+
+def is_command(text: str) -> bool:
+    """Whether the text is meant as a command; two slashes begin text that starts with one."""
+    return text.startswith("/") and not text.startswith("//")
+
+
+def literal(text: str) -> str:
+    """The prompt that was meant: ``//x`` is the text ``/x``."""
+    return text[1:] if text.startswith("//") else text
+
+
+def parse(text: str) -> Typed:
+    """The command in a line that begins with a slash.
+
+    Raises:
+        CommandError: There is no such command, or it takes no argument.
+    """
+    name, _, argument = text[1:].strip().partition(" ")
+    name, argument = name.lower(), argument.strip()
+    command = BY_NAME.get(name)
+    if command is None:
+        allowed = ", ".join(command.usage for command in COMMANDS)
+        near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.5)
+        guess = f" Did you mean /{near[0]}?" if near else ""
+        raise CommandError(
+            f"/{_short(name)} is no command.{guess} There are {allowed}. "
+            "Begin with // to send text that starts with a slash."
+        )
+    if argument and not command.argument:
+        raise CommandError(f"/{name} takes nothing after it.")
+    return Typed(name, argument)
+
+
+def choose(argument: str, names: Iterable[str], what: str) -> str:
+    """The one of ``names`` that was meant.
+
+    Raises:
+        CommandError: None was named, or none is called that.
+    """
+    known = list(names)
+    listed = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    if not argument:
+        raise CommandError(f"Which {what}? There are {listed}." if known else f"No {what} is known yet.")
+    if argument in known:
+        return argument
+    folded = {name.casefold(): name for name in known}
+    if argument.casefold() in folded:
+        return folded[argument.casefold()]
+    near = difflib.get_close_matches(argument, known, n=1, cutoff=0.5)
+    guess = f" Did you mean {near[0]}?" if near else ""
+    raise CommandError(f"There is no {what} {_short(argument)!r}.{guess} There are {listed}.")
+
+
+def chains(snapshot: Snapshot | None) -> list[str]:
+    """Names of the chains."""
+    return [] if snapshot is None else [chain.name for chain in snapshot.chains]
+
+
+def accounts(snapshot: Snapshot | None) -> list[str]:
+    """Ids of the accounts, in the order of their pools."""
+    return [] if snapshot is None else [account.id for pool in snapshot.pools for account in pool.accounts]
+
+
+def hints(text: str, snapshot: Snapshot | None) -> list[Hint]:
+    """Ways to complete what has been typed after a slash, none for anything else."""
+    if not is_command(text) or "\n" in text:
+        return []
+    name, space, argument = text[1:].partition(" ")
+    if not space:
+        return [
+            Hint(f"/{command.name}" + (" " if command.argument else ""), command.description)
+            for command in COMMANDS
+            if command.name.startswith(name.lower())
+        ]
+    argument = argument.strip().casefold()
+    if name == "chain" and snapshot is not None:
+        found = [Hint(f"/chain {chain.name}", " → ".join(chain.pools)) for chain in snapshot.chains]
+    elif name == "pin" and snapshot is not None:
+        found = [
+            Hint(f"/pin {account.id}", account.skip.reason.value if account.skip else f"{pool.name}, ready")
+            for pool in snapshot.pools
+            for account in pool.accounts
+        ]
+    else:
+        return []
+    matching = [hint for hint in found if hint.line.partition(" ")[2].casefold().startswith(argument)]
+    return matching[:MOST_HINTS]
+
+
+def completion(text: str, found: list[Hint]) -> str:
+    """What ``text`` becomes when the hints are accepted as far as they agree."""
+    if not found:
+        return text
+    if len(found) == 1:
+        return found[0].line
+    shared = found[0].line.rstrip()
+    for hint in found[1:]:
+        line = hint.line.rstrip()
+        while not line.startswith(shared):
+            shared = shared[:-1]
+    return shared if len(shared) > len(text.rstrip()) else text
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"

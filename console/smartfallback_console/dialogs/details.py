@@ -1,0 +1,227 @@
+"""The full story of a request, an account or a pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from smartfallback_console.formatting import clean, clock_time, count, duration, fit, latency, percent
+from smartfallback_console.routing import NoteEntry, Outcome, RequestEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from smartfallback import AccountView, CircuitView, Decision, PoolView
+    from textual.app import ComposeResult
+
+    from smartfallback_console.routing import Entry, Hop
+
+Piece = tuple[str, str]
+"""Text and its style."""
+
+DIM = "$foreground 65%"
+
+
+class DetailsDialog(ModalScreen[None]):
+    """Shows lines of styled text; scrolls."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,enter,q", "dismiss", "Close"),
+        Binding("j", "scroll(1)", "Down", show=False),
+        Binding("k", "scroll(-1)", "Up", show=False),
+    ]
+
+    DEFAULT_CSS = """
+    DetailsDialog {
+        align: center middle; background: $background 50%;
+        VerticalScroll {
+            width: 96; max-width: 98%; height: auto; max-height: 94%; padding: 1 2;
+            background: $panel; border: round $primary; border-title-color: $primary;
+            border-title-style: bold; border-subtitle-color: $foreground 60%; scrollbar-size: 1 1;
+        }
+        Static { height: auto; }
+    }
+    """
+
+    def __init__(self, title: str, lines: list[list[Piece]]) -> None:
+        super().__init__()
+        self._title = title
+        self._lines = lines
+
+    def compose(self) -> ComposeResult:
+        """One text."""
+        content = Content("\n").join(
+            [
+                Content.assemble(*((clean(text), style) for text, style in line)) if line else Content("")
+                for line in self._lines
+            ]
+        )
+        with VerticalScroll() as box:
+            box.border_title = clean(self._title).replace("[", "\\[")
+            box.border_subtitle = "esc closes"
+            yield Static(content)
+
+    def action_scroll(self, step: int) -> None:
+        """Scroll by lines."""
+        self.query_one(VerticalScroll).scroll_relative(y=step, animate=False)
+
+
+def entry_dialog(entry: Entry, now: float) -> DetailsDialog:
+    """The details of an entry of the routing feed."""
+    if isinstance(entry, NoteEntry):
+        lines: list[list[Piece]] = [
+            [(entry.subject, "bold"), (f"  {clock_time(entry.at)}", DIM)],
+            [],
+            [(entry.text, "")],
+        ]
+        return DetailsDialog("Change of state", lines)
+    return DetailsDialog(f"Request {entry.request_id}", list(_request(entry, now)))
+
+
+def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
+    tones = {
+        Outcome.ANSWERED: "$success",
+        Outcome.FAILED: "$error",
+        Outcome.RUNNING: "$primary",
+        Outcome.CANCELLED: DIM,
+    }
+    head: list[Piece] = [(entry.outcome.value, f"bold {tones[entry.outcome]}")]
+    head.append((f"  {entry.origin}, chain {entry.chain or '–'}, {clock_time(entry.at)}", DIM))
+    yield head
+    facts = [f"latency {latency(entry.latency_s)}"]
+    if entry.first_token_s is not None:
+        facts.append(f"first token {latency(entry.first_token_s)}")
+    if entry.tokens is not None:
+        facts.append(f"{entry.tokens} tokens")
+    if entry.cost is not None:
+        facts.append(f"${entry.cost:.4f}")
+    yield [(" · ".join(facts), "")]
+    for degradation in entry.degradations:
+        yield [("▽ degraded: ", "$warning"), (degradation, "")]
+    if entry.failure is not None:
+        yield [("✗ ", "$error"), (str(entry.failure), "")]
+        if entry.failure.hint:
+            yield [("  " + entry.failure.hint, DIM)]
+        if entry.partial_chars:
+            yield [(f"  {entry.partial_chars} characters had been delivered", DIM)]
+        if entry.next_available_at is not None:
+            yield [(f"  next account back in {duration(entry.next_available_at - now)}", DIM)]
+        for skipped in entry.skipped:
+            yield [(f"  not tried: {skipped}", DIM)]
+    for number, hop in enumerate(entry.hops, 1):
+        yield []
+        yield from _hop(number, hop, entry)
+    if not entry.hops and entry.decision is not None:
+        yield []
+        yield from _decision(entry.decision)
+
+
+def _hop(number: int, hop: Hop, entry: RequestEntry) -> Iterator[list[Piece]]:
+    last = hop is entry.hops[-1]
+    if hop.diverted:
+        end: Piece = (f"✗ moved away: {hop.diverted}", "$warning")
+    elif hop.failure is not None:
+        end = (f"✗ {hop.failure}", "$error")
+    elif last and entry.outcome is Outcome.ANSWERED:
+        end = ("✓ answered", "$success")
+    elif last and entry.outcome is Outcome.RUNNING:
+        end = ("… running", "$primary")
+    else:
+        end = (entry.outcome.value, DIM)
+    yield [(f"Attempt {number}  ", DIM), (hop.account, "bold"), (f"  {hop.pool}  ", DIM), end]
+    if hop.latency_s is not None or hop.then:
+        then = f", then {hop.then}" if hop.then else ""
+        yield [(f"  after {latency(hop.latency_s)}{then}", DIM)]
+    if hop.decision is not None:
+        yield from _decision(hop.decision)
+
+
+def _decision(decision: Decision) -> Iterator[list[Piece]]:
+    yield [
+        ("  chosen by ", DIM),
+        (f"{decision.strategy}: {decision.rule.value}", ""),
+        (f"  quota tier {decision.tier.value}", DIM),
+    ]
+    if decision.considered:
+        names = max(8, min(24, max(len(terms.account) for terms in decision.considered)))
+        yield [(f"    {fit('account', names)}   quota  recency   score   jitter   final", DIM)]
+        for terms in decision.considered:
+            chosen = terms.account == decision.account
+            row = (
+                f"{fit(terms.account, names)}  {terms.quota:6.3f}  {terms.recency:7.3f}"
+                f"  {terms.score:6.3f}  × {terms.jitter:.3f}  {terms.final:6.3f}"
+            )
+            yield [("  ▸ " if chosen else "    ", "$primary"), (row, "bold $primary" if chosen else "")]
+    for skip in decision.skipped:
+        yield [("    ✗ ", "$warning"), (str(skip), DIM)]
+    if decision.skipped_more:
+        yield [(f"      and {decision.skipped_more} more", DIM)]
+
+
+def account_dialog(view: AccountView, now: float) -> DetailsDialog:
+    """Everything that is known of an account."""
+    lines: list[list[Piece]] = [
+        [(view.id, "bold"), (f"  {view.pool} · {view.provider_id} · {view.model}", DIM)],
+        [("ready", "$success")] if view.skip is None else [("skipped: ", "$warning"), (str(view.skip), "")],
+        [("admin state  ", DIM), (view.admin.value, ""), (f"  {view.admin_reason}", DIM)],
+    ]
+    if view.attention:
+        lines.append([("! ", "$error"), (view.attention, "")])
+    if view.cooldown_until is not None:
+        left = duration(view.cooldown_until - now)
+        lines.append([("cooldown     ", DIM), (f"{left} left: {view.cooldown_reason}", "")])
+    busy = f"{view.in_flight} of {view.max_concurrency} running · {view.requests} requests"
+    lines.append([("traffic      ", DIM), (f"{busy}, {view.failures} failed, {count(view.tokens)} tokens", "")])
+    lines += [[], [("Quota", "bold $primary"), (f"  {view.quota.status.value}", DIM)]]
+    if not view.quota.windows:
+        lines.append([("  no limit is configured", DIM)])
+    for window in view.quota.windows:
+        binds = window is view.quota.bound
+        age_text = "" if window.read_at is None else f" {duration(now - window.read_at)} ago"
+        reset = "" if window.resets_at is None else f", resets in {duration(window.resets_at - now)}"
+        text = (
+            f"{window.kind.value:<5} {percent(window.percent):>6} used"
+            f"  {count(window.used)} of {count(window.limit)} {window.unit.value}, {count(window.held)} held"
+            f"  {window.label.value}{age_text}{reset}"
+        )
+        lines.append([("  ▸ " if binds else "    ", "$primary"), (text, "")])
+    lines += [[], [("Circuits", "bold $primary")]]
+    lines += [_circuit_line(circuit, now) for circuit in (view.circuit, *view.model_circuits)]
+    return DetailsDialog(f"Account {view.id}", lines)
+
+
+def pool_dialog(view: PoolView, now: float) -> DetailsDialog:
+    """Everything that is known of a pool."""
+    usable = sum(1 for account in view.accounts if account.skip is None)
+    lines: list[list[Piece]] = [
+        [(view.name, "bold"), (f"  {view.provider_id} · {view.model}", DIM)],
+        [("strategy     ", DIM), (view.strategy.value, "")],
+        [("usable       ", DIM), (f"{usable} of {len(view.accounts)}", "")],
+    ]
+    if view.unavailable:
+        lines.append([("! ", "$error"), (view.unavailable, "")])
+    for account in view.accounts:
+        if account.skip is not None:
+            lines.append([("  ✗ ", "$warning"), (str(account.skip), DIM)])
+    lines += [[], [("Provider circuit", "bold $primary")], _circuit_line(view.provider_circuit, now)]
+    return DetailsDialog(f"Pool {view.name}", lines)
+
+
+def _circuit_line(circuit: CircuitView, now: float) -> list[Piece]:
+    state = circuit.state.value.replace("_", "-")
+    tone = {"closed": "$success", "half-open": "$warning"}.get(state, "$error")
+    left = "" if circuit.until is None else f", {duration(circuit.until - now)} left"
+    rate = "" if circuit.success_rate is None else f", {circuit.success_rate * 100:.1f} % success"
+    cause = f": {circuit.cause}" if circuit.cause else ""
+    text = f"  {circuit.failures} failures in {circuit.calls} calls{rate}, {circuit.rejected} rejected"
+    return [
+        (f"  {circuit.target.name}  ", ""),
+        (state + left, tone),
+        (f" for {duration(now - circuit.since)}{cause}", DIM),
+        (text, DIM),
+    ]

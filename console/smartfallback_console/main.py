@@ -1,0 +1,129 @@
+"""Starts the console: ``smartfallback-console``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smartfallback_console.app import ConsoleApp
+    from smartfallback_console.bridge import CoreThread, System, SystemFactory
+
+EXIT_CONFIGURATION = 2
+"""The configuration, or an option, can't be used."""
+EXIT_CORE = 3
+"""The core did not start or did not end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the console; ends the process with an exit code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the console and return its exit code."""
+    options = _parser().parse_args(arguments)
+    # Read once, when textual is imported: half of its default rate is plenty for figures.
+    os.environ.setdefault("TEXTUAL_FPS", "30")
+    factory = _factory(options)
+    if factory is None:
+        return EXIT_CONFIGURATION
+
+    from smartfallback_console.bridge import CoreThread
+
+    core = CoreThread(factory)
+    core.start()  # before the interface is imported, so that both start at the same time
+    try:
+        app = _app(core, options)
+        _end_with_the_terminal(app)
+        app.run()
+    finally:
+        ended = core.stop()
+    if core.failure:
+        print(f"smartfallback-console: {core.failure}", file=sys.stderr)  # noqa: T201 - the terminal is ours again
+    return EXIT_CORE if core.failure or not ended else (app.return_code or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="smartfallback-console",
+        description="Shows live how requests are routed to LLM accounts, and lets an operator act. "
+        "Without a configuration it starts a demo on simulated upstreams.",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--config", type=Path, metavar="FILE", help="configuration (TOML)")
+    source.add_argument("--demo", action="store_true", help="simulated upstreams, whatever is configured")
+    parser.add_argument("--theme", metavar="NAME", help="theme to start with (t lists them)")
+    parser.add_argument(
+        "--read-only", action="store_true", help="without the actions that change how requests are answered"
+    )
+    return parser
+
+
+def _factory(options: argparse.Namespace) -> SystemFactory | None:
+    """What to run; None after the mistakes of a configuration were reported."""
+    config = options.config
+    if config is None and not options.demo:
+        found = config_folder() / "config.toml"
+        config = found if found.is_file() else None
+    if config is None:
+        return _demo
+
+    from smartfallback import ConfigError, load_config
+
+    try:
+        loaded = load_config(config)
+    except (ConfigError, OSError) as error:
+        print(f"smartfallback-console: {error}", file=sys.stderr)  # noqa: T201 - before the interface starts
+        return None
+
+    def configured() -> AbstractAsyncContextManager[System]:
+        from smartfallback_console.configured import configured_system
+
+        return configured_system(loaded.spec)
+
+    return configured
+
+
+def _demo() -> AbstractAsyncContextManager[System]:
+    from smartfallback.simulation.demo import demo
+
+    return demo()
+
+
+def config_folder() -> Path:
+    """The user's folder for configuration and themes."""
+    from platformdirs import user_config_path
+
+    return user_config_path("smartfallback")
+
+
+def _app(core: CoreThread, options: argparse.Namespace) -> ConsoleApp:
+    from smartfallback_console.app import ConsoleApp
+
+    theme = options.theme or os.environ.get("SMARTFALLBACK_THEME")
+    return ConsoleApp(
+        core, theme=theme, theme_folder=config_folder() / "themes", read_only=options.read_only
+    )
+
+
+def _end_with_the_terminal(app: ConsoleApp) -> None:
+    """A lost terminal or a request to end leaves in order: the core is stopped, its children too."""
+
+    def leave(_number: int, _frame: object) -> None:
+        app.call_later(app.exit)
+
+    for name in ("SIGHUP", "SIGTERM"):
+        number = getattr(signal, name, None)
+        if number is not None:
+            signal.signal(number, leave)
+
+
+if __name__ == "__main__":
+    main()
