@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from smartfallback.engine.planner import Grant
+from smartfallback.engine.settlement import Received
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
+from smartfallback.model.requests import Usage
 from smartfallback.providers.base import Call, Chunk
 
 CLOSE_LIMIT_S = 1.0
@@ -32,7 +34,8 @@ class Attempt:
         self.grant = grant
         self.number = number
         self.text_received = False
-        self.received_chars = 0
+        self.characters = 0
+        self.usage: Usage | None = None
         self._call = call
         self._deadline = deadline
         self._has_alternative = has_alternative
@@ -107,7 +110,7 @@ class Attempt:
             async with asyncio.timeout_at(limit) as self._timeout:
                 if self._divert_reason is not None:
                     raise Diverted(self._divert_reason)
-                return await anext(self._stream)
+                chunk = await anext(self._stream)
         except TimeoutError:
             if self._divert_reason is not None:
                 raise Diverted(self._divert_reason) from None
@@ -120,6 +123,14 @@ class Attempt:
             raise
         finally:
             self._timeout = None
+        self.characters += len(chunk.text)
+        self.usage = chunk.usage or self.usage
+        return chunk
+
+    @property
+    def received(self) -> Received:
+        """What has come of the answer so far."""
+        return Received(self.characters, self.usage)
 
     def _first_token_due(self) -> None:
         if self._has_alternative():

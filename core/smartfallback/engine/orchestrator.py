@@ -73,7 +73,14 @@ class Orchestrator:
         )
         capacity = Capacity()
         self._placement = Placement(self._clock, self._bus, capacity.freed)
-        settlement = Settlement(self._roster, self._placement, self._clock, self._bus, make_circuit)
+        settlement = Settlement(
+            self._roster,
+            self._placement,
+            self._clock,
+            self._bus,
+            make_circuit=make_circuit,
+            on_room=capacity.freed,
+        )
         self._services = Services(
             planner=Planner(self._roster, self._placement, self._clock),
             settlement=settlement,

@@ -114,14 +114,12 @@ class Run:
             first_token_s = self._loop.time() - self._started
             chunk: Chunk | None = first
             finish_reason: str | None = None
-            usage: Usage | None = None
             while chunk is not None:
                 if chunk.text:
                     yield self._delta(chunk.text)
                 finish_reason = chunk.finish_reason or finish_reason
-                usage = chunk.usage or usage
                 chunk = await self._next_chunk(finished=finish_reason is not None)
-            yield await self._finish(finish_reason, usage, first_token_s)
+            yield await self._finish(finish_reason, first_token_s)
         except RequestError as error:
             self._ended = True
             self._publish_failed(error)
@@ -214,7 +212,7 @@ class Run:
         attempt = self._close_attempt()
         grant = attempt.grant
         self._last_failure = failure
-        services.settlement.failed(grant, failure, attempt.received_chars)
+        services.settlement.failed(grant, failure, attempt.received)
         self._walk.tried.add(grant.account)
         recovery = Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure)
         self._record(attempt, AttemptResult.FAILED, failure)
@@ -238,7 +236,7 @@ class Run:
         services = self._services
         attempt = self._close_attempt()
         grant = attempt.grant
-        services.settlement.given_up(grant, 0)
+        services.settlement.given_up(grant, attempt.received)
         self._walk.tried.add(grant.account)
         self._record(attempt, AttemptResult.DIVERTED, None)
         event = AttemptDiverted(
@@ -304,13 +302,12 @@ class Run:
                 return sibling
         return planner.retry(self._walk, grant.account)
 
-    async def _finish(
-        self, finish_reason: str | None, usage: Usage | None, first_token_s: float
-    ) -> RequestFinished:
+    async def _finish(self, finish_reason: str | None, first_token_s: float) -> RequestFinished:
         services = self._services
         attempt = self._close_attempt()
         grant = attempt.grant
         text = "".join(self._text)
+        usage = attempt.usage
         if usage is None:
             usage = Usage(self._walk.tokens_in, len(text) // CHARACTERS_A_TOKEN + 1, estimated=True)
         services.settlement.succeeded(grant, usage)
@@ -347,7 +344,7 @@ class Run:
         attempt = self._attempt
         if attempt is not None:
             self._close_attempt()
-            services.settlement.given_up(attempt.grant, attempt.received_chars)
+            services.settlement.given_up(attempt.grant, attempt.received)
             self._record(attempt, AttemptResult.CANCELLED, None)
         services.bus.publish(
             RequestCancelled(
@@ -456,7 +453,6 @@ class Run:
 
     def _delta(self, text: str) -> Delta:
         self._text.append(text)
-        self._current().received_chars += len(text)
         return Delta(self._services.bus.last_seq, self._services.clock.time(), self._request.id, text)
 
     def _publish_failed(self, error: RequestError) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.placement import Placement
@@ -18,17 +21,32 @@ from smartfallback.policy.ledger import WALL_FALLBACK_S
 from smartfallback.policy.recovery import BlameScope, Verdict, blamed
 
 
+class Received(NamedTuple):
+    """What came of an answer before it ended."""
+
+    characters: int = 0
+    usage: Usage | None = None
+
+
 class Settlement:
     """Each grant ends here exactly once: succeeded, failed or given up."""
 
     def __init__(
-        self, roster: Roster, placement: Placement, clock: Clock, bus: Bus, make_circuit: CircuitFactory
+        self,
+        roster: Roster,
+        placement: Placement,
+        clock: Clock,
+        bus: Bus,
+        *,
+        make_circuit: CircuitFactory,
+        on_room: Callable[[], None],
     ) -> None:
         self._roster = roster
         self._placement = placement
         self._clock = clock
         self._bus = bus
         self._make_circuit = make_circuit
+        self._on_room = on_room
 
     def succeeded(self, grant: Grant, usage: Usage) -> None:
         """The answer is complete and cost ``usage``."""
@@ -41,21 +59,21 @@ class Settlement:
             circuit.succeed(permit, now)
         self._leave(account, now)
 
-    def given_up(self, grant: Grant, received_chars: int) -> None:
+    def given_up(self, grant: Grant, received: Received) -> None:
         """The caller went away or the operator moved the request: nobody is blamed."""
         now = self._clock.monotonic()
-        self._spend_partial(grant, received_chars)
+        self._spend_partial(grant, received)
         for circuit, permit in self._permits(grant):
             circuit.release(permit, now)
         self._leave(grant.account, now)
 
-    def failed(self, grant: Grant, failure: Failure, received_chars: int) -> None:
+    def failed(self, grant: Grant, failure: Failure, received: Received) -> None:
         """Record ``failure`` on the scopes of its category (SPEC section 6)."""
         now = self._clock.monotonic()
         account = grant.account
         account.requests += 1
         account.failures += 1
-        self._spend_partial(grant, received_chars)
+        self._spend_partial(grant, received)
         for scope, verdict in blamed(failure):
             if verdict is Verdict.RATE_LIMIT:
                 self._rate_limited(grant, failure, now)
@@ -79,21 +97,26 @@ class Settlement:
             permits.append((grant.account.model_circuits[grant.model], grant.model_permit))
         return permits
 
-    def _spend_partial(self, grant: Grant, received_chars: int) -> None:
+    def _spend_partial(self, grant: Grant, received: Received) -> None:
         """An answer that broke off has cost its prompt and what came of it; a refused one nothing."""
         ledger = grant.account.ledger
-        if received_chars:
-            expected_input = grant.estimate.tokens - grant.output_estimate
-            spent = expected_input + received_chars // CHARACTERS_A_TOKEN
-            ledger.settle(grant.reservation, QuotaEstimate(spent), self._clock.time())
+        if received.usage is not None:
+            spent = received.usage.total_tokens
+        elif received.characters:
+            prompt = grant.estimate.tokens - grant.output_estimate
+            spent = prompt + received.characters // CHARACTERS_A_TOKEN
         else:
             ledger.release(grant.reservation, self._clock.time())
+            return
+        grant.account.tokens += spent
+        ledger.settle(grant.reservation, QuotaEstimate(spent), self._clock.time())
 
     def _leave(self, account: AccountRuntime, now: float) -> None:
         account.in_flight -= 1
         if account.admin is AdminState.DRAINING and account.in_flight == 0:
             self.set_admin(account, AdminState.DRAINED, account.admin_reason, Actor.SYSTEM)
         self._placement.place(account, now)
+        self._on_room()
 
     def set_admin(self, account: AccountRuntime, new: AdminState, reason: str, actor: Actor) -> None:
         """Change an account's admin state and tell of it; the caller places the account."""

@@ -80,11 +80,15 @@ async def test_an_error_after_the_first_token_is_explicit_and_repeats_nothing(st
     cut = failure(ErrorCategory.MALFORMED_RESPONSE, message="cut")
     upstream.always("a-1", [Chunk("Hel"), Chunk("lo"), cut])
     orchestrator = await start(system(pool("main", "a-1"), pool("next", "b-1")))
-    deltas = []
-    with pytest.raises(RequestError) as caught:
+    deltas: list[str] = []
+
+    async def read() -> None:
         async for event in orchestrator.stream(ask()):
             if isinstance(event, Delta):
                 deltas.append(event.text)
+
+    with pytest.raises(RequestError) as caught:
+        await read()
     assert "".join(deltas) == caught.value.partial == "Hello"
     assert caught.value.failure.category is ErrorCategory.MALFORMED_RESPONSE
     assert upstream.accounts_called() == ["a-1"]
@@ -318,6 +322,31 @@ async def test_callers_wait_for_a_free_slot_rather_than_fail(start, upstream):
     snapshot = orchestrator.snapshot().account("a-1")
     assert snapshot is not None
     assert snapshot.in_flight == 0
+
+
+async def test_two_slots_freed_at_once_wake_two_callers(start, upstream):
+    pauses = [Pause(), Pause()]
+    for pause in pauses:
+        upstream.queue("a-1", [pause, *ANSWER])
+    orchestrator = await start(system(pool("main", AccountSpec("a-1", max_concurrency=2))))
+    tasks = [asyncio.create_task(orchestrator.chat(ask(timeout_s=5))) for _ in range(6)]
+    for pause in pauses:
+        await pause.reached.wait()
+    assert len(upstream.calls) == 2
+    for pause in pauses:
+        pause.go_on.set()
+    assert [reply.text for reply in await asyncio.gather(*tasks)] == ["Hello world"] * 6
+
+
+async def test_a_broken_answer_costs_what_the_upstream_says_it_cost(start, upstream):
+    cut = failure(ErrorCategory.MALFORMED_RESPONSE)
+    upstream.always("a-1", [Chunk("Hel"), Chunk(usage=Usage(70, 30)), cut])
+    spec = AccountSpec("a-1", quota=(WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, 100_000),))
+    orchestrator = await start(system(pool("main", spec)))
+    with pytest.raises(RequestError):
+        await orchestrator.chat(ask())
+    window = orchestrator.snapshot().account("a-1").quota.windows[0]
+    assert (window.used, window.held) == (100, 0)
 
 
 async def test_above_the_soft_limit_the_next_cloud_pool_answers_and_the_reserve_comes_before_local(
