@@ -94,8 +94,15 @@ def start_parent(endless: Path) -> Iterator[Callable[..., subprocess.Popen[str]]
         parent.communicate(timeout=10)
 
 
-@pytest.mark.parametrize("what", ["idle", "answering"])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        ("idle", signal.SIGKILL),
+        ("answering", signal.SIGKILL),
+        ("answering", signal.SIGTERM),
+        ("answering", signal.SIGINT),
+    ],
+)
 def test_child_ends_with_its_parent(
     start_parent: Callable[..., subprocess.Popen[str]], what: str, how: signal.Signals
 ) -> None:
@@ -153,13 +160,26 @@ def test_context_is_at_most_the_models_own(endless: Path) -> None:
     assert LocalModel(Settings(str(endless), 512, 1)).context_tokens == 512
 
 
-def test_reason_of_a_failed_load_comes_from_llama_cpp(endless: Path, tmp_path: Path) -> None:
-    path = tmp_path / "other.gguf"
-    content = endless.read_bytes()
-    path.write_bytes(content.replace(b"llama", b"lamal", 1))
-    with pytest.raises(Refused, match="lamal") as raised:
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda _: b"", "not a GGUF file"),
+        (lambda _: b"Not a model", "not a GGUF file"),
+        (lambda whole: whole[:200], "exceeds remaining file size"),
+        (lambda whole: whole[:-50_000], "corrupted or incomplete"),
+        (lambda whole: whole.replace(b"llama", b"lamal", 1), "lamal"),
+    ],
+    ids=["empty", "text", "header only", "cut", "other architecture"],
+)
+def test_reason_of_a_failed_load_is_told_with_the_file(
+    endless: Path, tmp_path: Path, damage: Callable[[bytes], bytes], reason: str
+) -> None:
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(damage(endless.read_bytes()))
+    with pytest.raises(Refused, match=reason) as raised:
         LocalModel(Settings(str(path), 512, 1))
     assert raised.value.fault is Fault.MODEL
+    assert str(path) in str(raised.value)
 
 
 NUMBERS = st.integers(0, 2**31)
