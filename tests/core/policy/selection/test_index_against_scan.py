@@ -157,8 +157,8 @@ HYBRIDS = (
 
 SLOT = st.integers(0, SLOTS - 1)
 PERCENT = st.one_of(st.none(), st.sampled_from([0.0, 40.0, 100.0]), st.floats(0.0, 100.0))
-AGE = st.one_of(st.none(), st.sampled_from([0.0, 600.0, 86_400.0]), st.floats(-900.0, 200_000.0))
-JUMP = st.one_of(st.sampled_from([0.0, 1.0, 86_400.0]), st.floats(0.0, 5_000.0), st.floats(-4_000.0, 0.0))
+AGE = st.one_of(st.none(), st.sampled_from([-900.0, 0.0, 600.0, 86_400.0]), st.floats(-900.0, 200_000.0))
+JUMP = st.one_of(st.sampled_from([-4_000.0, 1.0, 86_400.0]), st.floats(-4_000.0, 5_000.0))
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), SLOT, PERCENT, AGE),
@@ -167,13 +167,15 @@ STEPS = st.lists(
         st.tuples(st.just("forget"), SLOT, st.none(), st.none()),
         st.tuples(st.just("jump"), st.just(0), JUMP, st.none()),
         st.tuples(st.just("choose"), SLOT, st.none(), st.none()),
+        st.tuples(st.just("choose"), SLOT, st.none(), st.none()),
     ),
+    min_size=8,
     max_size=60,
 )
 
 
 @pytest.mark.parametrize("strategy", list(Strategy))
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=150)
 @given(steps=STEPS, seed=st.integers(0, 9_999), terms=st.sampled_from(HYBRIDS), data=st.data())
 def test_index_agrees_with_a_scan(
     strategy: Strategy,

@@ -257,6 +257,27 @@ def test_two_instances_do_not_herd() -> None:
     assert together < 0.25 * 4_000
 
 
+def test_a_last_use_ahead_of_the_clock_counts_as_just_now() -> None:
+    settings = HybridSettings(top_k=1, lru_share=0.0, jitter_low=1.0, jitter_high=1.0)
+    selection = Selection(NAMES, Strategy.HYBRID, settings, random.Random(1))
+    selection.put(0, 50.0, 1_000_000.0)
+    selection.put(1, 10.0, 5_000.0)
+    choices = list(selection.candidates(5_000.0))
+    assert [choice.slot for choice in choices] == [1, 0]
+    assert [choice.considered[0].recency for choice in choices] == [1.0, 1.0]
+
+
+def test_a_clock_that_goes_back_makes_cold_accounts_warm_again() -> None:
+    settings = HybridSettings(top_k=1, lru_share=0.0, jitter_low=1.0, jitter_high=1.0)
+    selection = Selection(NAMES, Strategy.HYBRID, settings, random.Random(1))
+    selection.put(0, 50.0, 1_000.0)
+    selection.put(1, 40.0, None)
+    assert [choice.slot for choice in selection.candidates(200_000.0)] == [1, 0]
+    choices = list(selection.candidates(500.0))
+    assert [choice.slot for choice in choices] == [0, 1]
+    assert [choice.considered[0].recency for choice in choices] == [1.0, 0.0]
+
+
 # Sticky
 
 
@@ -310,6 +331,29 @@ def test_new_sessions_go_by_what_is_left_for_each() -> None:
         selection.taken(slot, float(number), f"s{number}")
         homes[slot] += 1
     assert homes == {0: 20, 1: 10}
+
+
+def test_an_account_that_lost_a_session_is_worth_more_to_new_ones() -> None:
+    selection = Selection(
+        ["a", "b", "c"], Strategy.STICKY, HybridSettings(), random.Random(1), max_sessions=2
+    )
+    for slot, used in enumerate((0.0, 10.0, 40.0)):
+        selection.put(slot, used, None)
+
+    def first(session: str) -> int:
+        return next(selection.candidates(0.0, session)).slot
+
+    assert first("s1") == 0
+    selection.taken(0, 0.0, "s1")
+    assert first("s2") == 1
+    selection.taken(1, 0.0, "s2")
+    assert first("s3") == 2
+    selection.taken(1, 0.0, "s1")
+    assert first("s3") == 0, "moved: the first account holds none now"
+    selection.taken(0, 0.0, "s3")
+    assert first("s4") == 2
+    selection.taken(2, 0.0, "s4")
+    assert first("s5") == 1, "forgotten: its sessions made room for s3 and s4"
 
 
 def test_forgetting_an_account_moves_its_sessions_for_good() -> None:
