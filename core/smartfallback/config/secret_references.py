@@ -146,7 +146,7 @@ class SecretReader:
         return _secret(_decoded(data, f"the file {label}"), f"the file {label}")
 
     def _from_command(self, argv: object) -> Secret:
-        if not isinstance(argv, list) or not argv or not all(isinstance(part, str) and part for part in argv):
+        if not (isinstance(argv, list) and argv and all(isinstance(part, str) for part in argv) and argv[0]):
             raise UnreadableSecretError(
                 "command needs a list of texts: the program and its arguments",
                 allowed='{ command = ["pass", "show", "llm/ag-1"] }',
