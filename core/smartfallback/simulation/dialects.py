@@ -54,10 +54,13 @@ class Refused(Exception):
 
 
 class Question(NamedTuple):
-    """What a call asks, as far as the simulation cares. ``prompt`` is the last user message."""
+    """What a call asks, as far as the simulation cares.
+
+    ``prompts`` are the user's messages, oldest first; empty when the user said nothing.
+    """
 
     model: str
-    prompt: str
+    prompts: tuple[str, ...]
     input_tokens: int
     max_output_tokens: int | None
     stream: bool

@@ -91,7 +91,10 @@ class GeminiWire:
         config = value.get("generationConfig")
         limit = config.get("maxOutputTokens") if isinstance(config, dict) else None
         length = sum(map(len, texts)) + len(_text(value.get("systemInstruction")))
-        return Question(call[1], texts[-1], tokens_of(length), positive(limit), stream, include_usage=True)
+        asked = tuple(
+            text for turn, text in zip(contents, texts, strict=True) if text and turn.get("role") != "model"
+        )
+        return Question(call[1], asked, tokens_of(length), positive(limit), stream, include_usage=True)
 
     def refusal(self, problem: Problem, now: float) -> Wire:
         """An error body with ``code``, ``status``, ``message`` and the details of its kind."""

@@ -82,11 +82,12 @@ class OpenAiWire:
             message = "Missing required parameter: 'messages'."
             raise Refused(Problem(ProblemKind.INVALID, 400, message))
         texts = [_text(message) for message in messages]
+        asked = tuple(text for turn, text in zip(messages, texts, strict=True) if turn["role"] == "user")
         options = value.get("stream_options")
         limit = positive(value.get("max_completion_tokens")) or positive(value.get("max_tokens"))
         return Question(
             model,
-            texts[-1],
+            asked,
             tokens_of(sum(map(len, texts))),
             limit,
             value.get("stream") is True,
