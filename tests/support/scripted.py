@@ -35,7 +35,7 @@ class Pause:
         self.go_on = asyncio.Event()
 
 
-Script = Iterable["Chunk | Failure | Pause"]
+Script = Iterable["Chunk | Failure | Exception | Pause"]
 
 
 def failure(category: ErrorCategory, **fields: object) -> Failure:
@@ -48,9 +48,9 @@ class ScriptedUpstream:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.closed: list[str] = []
-        self.defaults: dict[str, tuple[Chunk | Failure | Pause, ...]] = {}
+        self.defaults: dict[str, tuple[Chunk | Failure | Exception | Pause, ...]] = {}
         self.missing = ""
-        self._queued: dict[str, deque[tuple[Chunk | Failure | Pause, ...]]] = defaultdict(deque)
+        self._queued: dict[str, deque[tuple[Chunk | Failure | Exception | Pause, ...]]] = defaultdict(deque)
 
     def provider(self, pool: PoolSpec, clock: Clock) -> ScriptedProvider:
         return ScriptedProvider(self)
@@ -61,7 +61,7 @@ class ScriptedUpstream:
     def always(self, account: str, script: Script) -> None:
         self.defaults[account] = tuple(script)
 
-    def script_for(self, account: str) -> tuple[Chunk | Failure | Pause, ...]:
+    def script_for(self, account: str) -> tuple[Chunk | Failure | Exception | Pause, ...]:
         queued = self._queued[account]
         return queued.popleft() if queued else self.defaults.get(account, ANSWER)
 
@@ -82,6 +82,8 @@ class ScriptedProvider:
             for step in self._upstream.script_for(call.account.id):
                 if isinstance(step, Failure):
                     raise ProviderError(step)
+                if isinstance(step, Exception):
+                    raise step
                 if isinstance(step, Pause):
                     step.reached.set()
                     await step.go_on.wait()

@@ -121,6 +121,13 @@ class Attempt:
                     Failure(ErrorCategory.MALFORMED_RESPONSE, "the answer ended before it began")
                 ) from None
             raise
+        except (ProviderError, Diverted):
+            raise
+        except Exception as error:
+            # A mistake in an adapter must not take the request's other candidates with it. Its text
+            # could hold anything, a key too, so only its kind is told.
+            failure = Failure(ErrorCategory.UNKNOWN, f"the adapter failed with {type(error).__name__}")
+            raise ProviderError(failure) from None
         finally:
             self._timeout = None
         self.characters += len(chunk.text)

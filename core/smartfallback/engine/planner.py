@@ -128,6 +128,8 @@ class Planner:
         """The same account once more; None when it may not serve any longer."""
         now = self._clock.monotonic()
         self._placement.wake(now)
+        # A rest that the upstream stated ends as the retry begins, a moment before its alarm.
+        self._placement.place(account, now)
         walk.skips = []
         return self._take_this(walk, account, Rule.RETRY, now)
 

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 
 from smartfallback.clock import Clock
+from smartfallback.engine.announcer import Announcer
 from smartfallback.engine.attempt import Attempt, Diverted
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.capacity import Capacity
-from smartfallback.engine.history import trimmed
+from smartfallback.engine.degradation import degradations, trimmed
 from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant, Planner, Walk
+from smartfallback.engine.refusals import DEADLINE_PASSED, nobody_can_serve
 from smartfallback.engine.roster import Chain
 from smartfallback.engine.settlement import Settlement
-from smartfallback.model.decisions import SkipReason, Tier
+from smartfallback.model.decisions import SkipReason
 from smartfallback.model.events import (
     AttemptDiverted,
     AttemptFailed,
     AttemptStarted,
-    Delta,
     Event,
-    RequestCancelled,
-    RequestDegraded,
-    RequestFailed,
     RequestFinished,
-    RequestRouted,
 )
 from smartfallback.model.outcomes import (
     AttemptRecord,
@@ -37,24 +33,11 @@ from smartfallback.model.outcomes import (
     NextStep,
     ProviderError,
     RequestError,
-    TimeoutPhase,
 )
-from smartfallback.model.requests import Degradation, DegradationKind, Reply, Request, Usage
+from smartfallback.model.requests import Degradation, Reply, Request, Usage
 from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
 from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Call, Chunk
-
-_CATEGORY_OF_SKIP = {
-    SkipReason.QUOTA_EXHAUSTED: ErrorCategory.QUOTA_EXHAUSTED,
-    SkipReason.HARD_LIMIT: ErrorCategory.QUOTA_EXHAUSTED,
-    SkipReason.NO_ROOM: ErrorCategory.QUOTA_EXHAUSTED,
-    SkipReason.COOLDOWN: ErrorCategory.RATE_LIMIT,
-    SkipReason.NEEDS_ATTENTION: ErrorCategory.AUTHENTICATION,
-    SkipReason.CONTEXT: ErrorCategory.INVALID_REQUEST,
-    SkipReason.CAPABILITY: ErrorCategory.INVALID_REQUEST,
-    SkipReason.PROVIDER_CIRCUIT: ErrorCategory.API_FAILURE,
-    SkipReason.CIRCUIT: ErrorCategory.TRANSIENT_ERROR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +64,11 @@ class Run:
         timeout_s = request.timeout_s if request.timeout_s is not None else chain.spec.timeout_s
         self._deadline = self._started + timeout_s
         self._chain = chain
+        self._announce = Announcer(request, chain.name, services.bus, services.clock)
         self._walk = Walk(request, chain, timeout_s)
         self._attempt: Attempt | None = None
         self._records: list[AttemptRecord] = []
-        self._degradations: list[Degradation] = []
+        self._degradations: tuple[Degradation, ...] = ()
         self._retries_done = 0
         self._text: list[str] = []
         self._last_failure: Failure | None = None
@@ -98,7 +82,7 @@ class Run:
         """
         try:
             grant = await self._next_grant()
-            routed, started = self._routed(grant), self._begin(grant)
+            routed, started = self._announce.routed(grant), self._begin(grant)
             yield routed
             while True:
                 yield started
@@ -109,20 +93,22 @@ class Run:
                 yield event
                 grant = await self._recover(grant, recovery)
                 started = self._begin(grant)
-            for degradation in self._degradations_of(grant):
-                yield self._degraded(degradation)
-            first_token_s = self._loop.time() - self._started
+            self._degradations = degradations(self._request, self._walk.messages, self._chain, grant)
+            for degradation in self._degradations:
+                yield self._announce.degraded(degradation)
+            first_token_s = self._elapsed()
             chunk: Chunk | None = first
             finish_reason: str | None = None
             while chunk is not None:
                 if chunk.text:
-                    yield self._delta(chunk.text)
+                    self._text.append(chunk.text)
+                    yield self._announce.delta(chunk.text)
                 finish_reason = chunk.finish_reason or finish_reason
                 chunk = await self._next_chunk(finished=finish_reason is not None)
             yield await self._finish(finish_reason, first_token_s)
         except RequestError as error:
             self._ended = True
-            self._publish_failed(error)
+            self._announce.failed(error, self._elapsed())
             raise
         finally:
             if not self._ended:
@@ -137,14 +123,14 @@ class Run:
         services = self._services
         while True:
             if self._loop.time() >= self._deadline:
-                raise self._error(self._last_failure or _deadline_passed())
+                raise self._error(self._last_failure or DEADLINE_PASSED)
             grant = services.planner.choose(self._walk)
             if grant is not None:
                 return grant
             if self._trim_for_context():
                 continue
             if not (services.planner.saturated(self._walk) and await services.capacity.wait(self._deadline)):
-                raise self._error(self._last_failure or self._nobody())
+                raise self._error(self._last_failure or nobody_can_serve(self._walk))
 
     def _begin(self, grant: Grant) -> AttemptStarted:
         request = self._request
@@ -160,19 +146,7 @@ class Run:
         )
         self._attempt = Attempt(grant, number, call, self._deadline, self._has_alternative)
         grant.account.attempts.add(self._attempt)
-        event = AttemptStarted(
-            self._services.bus.next_seq(),
-            self._services.clock.time(),
-            request.id,
-            number,
-            grant.account.id,
-            grant.pool.name,
-            grant.pool.provider.id,
-            grant.model,
-            grant.decision,
-        )
-        self._services.bus.publish(event)
-        return event
+        return self._announce.attempt_started(number, grant)
 
     async def _first_chunk(self) -> Chunk | tuple[Event, Recovery]:
         """The chunk that opens the answer, or the failed attempt's event and what to do next."""
@@ -216,19 +190,7 @@ class Run:
         self._walk.tried.add(grant.account)
         recovery = Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure)
         self._record(attempt, AttemptResult.FAILED, failure)
-        event = AttemptFailed(
-            services.bus.next_seq(),
-            services.clock.time(),
-            self._request.id,
-            attempt.number,
-            grant.account.id,
-            grant.pool.name,
-            grant.pool.provider.id,
-            attempt.latency_s,
-            failure,
-            recovery.step,
-        )
-        services.bus.publish(event)
+        event = self._announce.attempt_failed(attempt, failure, recovery.step)
         await attempt.aclose()
         return event, recovery
 
@@ -239,18 +201,7 @@ class Run:
         services.settlement.given_up(grant, attempt.received)
         self._walk.tried.add(grant.account)
         self._record(attempt, AttemptResult.DIVERTED, None)
-        event = AttemptDiverted(
-            services.bus.next_seq(),
-            services.clock.time(),
-            self._request.id,
-            attempt.number,
-            grant.account.id,
-            grant.pool.name,
-            grant.pool.provider.id,
-            attempt.latency_s,
-            reason,
-        )
-        services.bus.publish(event)
+        event = self._announce.attempt_diverted(attempt, reason)
         await attempt.aclose()
         return event, Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
 
@@ -277,7 +228,7 @@ class Run:
         """
         failure = self._last_failure
         if recovery.step is NextStep.FAIL:
-            raise self._error(failure or self._nobody())
+            raise self._error(failure or nobody_can_serve(self._walk))
         if recovery.wait_s > 0:
             await asyncio.sleep(recovery.wait_s)
         again: Grant | None = None
@@ -323,18 +274,15 @@ class Run:
             usage=usage,
             finish_reason=finish_reason or "stop",
             attempts=tuple(self._records),
-            latency_s=self._loop.time() - self._started,
+            latency_s=self._elapsed(),
             first_token_s=first_token_s,
             cost=None
             if price is None
             else (usage.input_tokens * price.input + usage.output_tokens * price.output) / 1e6,
-            degradations=tuple(self._degradations),
+            degradations=self._degradations,
         )
-        event = RequestFinished(
-            services.bus.next_seq(), services.clock.time(), self._request.id, self._request.origin, reply
-        )
+        event = self._announce.finished(reply)
         self._ended = True
-        services.bus.publish(event)
         await attempt.aclose()
         return event
 
@@ -346,16 +294,7 @@ class Run:
             self._close_attempt()
             services.settlement.given_up(attempt.grant, attempt.received)
             self._record(attempt, AttemptResult.CANCELLED, None)
-        services.bus.publish(
-            RequestCancelled(
-                services.bus.next_seq(),
-                services.clock.time(),
-                self._request.id,
-                self._request.origin,
-                tuple(self._records),
-                self._loop.time() - self._started,
-            )
-        )
+        self._announce.cancelled(self._records, self._elapsed())
         if attempt is not None:
             await attempt.aclose()
 
@@ -398,80 +337,17 @@ class Run:
 
     def _trim(self) -> bool:
         shorter = trimmed(self._walk.messages)
-        if shorter is None:
-            return False
-        left_out = len(self._walk.messages) - len(shorter)
-        self._walk.trim(shorter)
-        self._degradations = [
-            known for known in self._degradations if known.kind is not DegradationKind.TRIMMED_HISTORY
-        ]
-        total = len(self._request.messages) - len(shorter)
-        self._degradations.append(
-            Degradation(DegradationKind.TRIMMED_HISTORY, f"{total} earlier messages left out")
-        )
-        return left_out > 0
+        if shorter is not None:
+            self._walk.trim(shorter)
+        return shorter is not None
 
     def _trim_for_context(self) -> bool:
         """Shorten the conversation if its length alone keeps every pool from serving it."""
         skips = self._walk.skips
         return any(skip.reason is SkipReason.CONTEXT for skip in skips) and self._trim()
 
-    def _degradations_of(self, grant: Grant) -> list[Degradation]:
-        pools = self._chain.pools
-        position = pools.index(grant.pool) if grant.pool in pools else 0
-        found = list(self._degradations)
-        if position:
-            kind = DegradationKind.LOCAL_MODEL if grant.pool.is_local else DegradationKind.FALLBACK_POOL
-            found.append(
-                Degradation(kind, f"answered by {grant.pool.name}, step {position + 1} of {self._chain.name}")
-            )
-        if grant.decision.tier is Tier.RESERVE:
-            found.append(
-                Degradation(DegradationKind.RESERVE_QUOTA, f"{grant.account.id} spends its reserve quota")
-            )
-        self._degradations = found
-        return found
-
-    def _routed(self, grant: Grant) -> RequestRouted:
-        services = self._services
-        event = RequestRouted(
-            services.bus.next_seq(),
-            services.clock.time(),
-            self._request.id,
-            self._chain.name,
-            self._request.origin,
-            grant.decision,
-        )
-        services.bus.publish(event)
-        return event
-
-    def _degraded(self, degradation: Degradation) -> RequestDegraded:
-        services = self._services
-        event = RequestDegraded(services.bus.next_seq(), services.clock.time(), self._request.id, degradation)
-        services.bus.publish(event)
-        return event
-
-    def _delta(self, text: str) -> Delta:
-        self._text.append(text)
-        return Delta(self._services.bus.last_seq, self._services.clock.time(), self._request.id, text)
-
-    def _publish_failed(self, error: RequestError) -> None:
-        services = self._services
-        services.bus.publish(
-            RequestFailed(
-                services.bus.next_seq(),
-                services.clock.time(),
-                self._request.id,
-                self._request.origin,
-                self._chain.name,
-                error.failure,
-                error.attempts,
-                self._loop.time() - self._started,
-                len(error.partial),
-                error.next_available_at,
-                error.skipped,
-            )
-        )
+    def _elapsed(self) -> float:
+        return self._loop.time() - self._started
 
     def _error(self, failure: Failure) -> RequestError:
         walk = self._walk
@@ -483,21 +359,6 @@ class Run:
             next_available_at=self._services.planner.next_available_at(walk),
             skipped=[str(skip) for skip in walk.skips if skip.reason is not SkipReason.TRIED],
         )
-
-    def _nobody(self) -> Failure:
-        """Why no account could even be tried, from the commonest reason of the skips."""
-        reasons = Counter(skip.reason for skip in self._walk.skips)
-        commonest = reasons.most_common(1)[0][0] if reasons else SkipReason.UNAVAILABLE
-        category = _CATEGORY_OF_SKIP.get(commonest, ErrorCategory.TRANSIENT_ERROR)
-        why = "; ".join(str(skip) for skip in self._walk.skips[:4])
-        message = f"no account of chain {self._chain.name} can serve now ({why or 'it has none'})"
-        return Failure(category, message, hint="see the accounts' states for what keeps them from serving")
-
-
-def _deadline_passed() -> Failure:
-    return Failure(
-        ErrorCategory.TIMEOUT, "the deadline passed before an account was free", phase=TimeoutPhase.TOTAL
-    )
 
 
 def with_id(request: Request, number: int) -> Request:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from smartfallback import Orchestrator, SystemSpec
+from smartfallback import Orchestrator, SystemClock, SystemSpec
 from support.clock import FakeClock
 from support.scripted import ScriptedUpstream
 
@@ -28,9 +28,14 @@ async def start(clock: FakeClock, upstream: ScriptedUpstream) -> AsyncIterator[C
     """Starts orchestrators that are closed when the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def begin(spec: SystemSpec, seed: int = 1) -> Orchestrator:
+        async def begin(spec: SystemSpec, seed: int = 1, *, real_time: bool = False) -> Orchestrator:
             return await stack.enter_async_context(
-                Orchestrator(spec, clock=clock, rng=random.Random(seed), provider_factory=upstream.provider)
+                Orchestrator(
+                    spec,
+                    clock=SystemClock() if real_time else clock,
+                    rng=random.Random(seed),
+                    provider_factory=upstream.provider,
+                )
             )
 
         yield begin

@@ -296,6 +296,23 @@ async def test_a_stalled_stream_ends_by_the_idle_timeout(start, upstream):
     assert caught.value.partial == "Hel"
 
 
+async def test_a_short_stated_wait_is_sat_out_on_the_last_candidate(start, upstream):
+    upstream.queue("a-1", [failure(ErrorCategory.RATE_LIMIT, http_status=429, retry_after_s=0.01)])
+    orchestrator = await start(system(pool("main", "a-1")), real_time=True)
+    reply = await orchestrator.chat(ask())
+    assert [record.account for record in reply.attempts] == ["a-1", "a-1"]
+
+
+async def test_a_mistake_in_an_adapter_takes_no_other_candidate_with_it(start, upstream):
+    upstream.always("a-1", [KeyError("sk-secret-secret-secret")])
+    orchestrator = await start(system(pool("main", "a-1"), pool("next", "b-1")))
+    reply = await orchestrator.chat(ask())
+    assert reply.account == "b-1"
+    failed = reply.attempts[0].failure
+    assert failed.category is ErrorCategory.UNKNOWN
+    assert str(failed) == "unknown: the adapter failed with KeyError"
+
+
 async def test_one_deadline_covers_everything(start, upstream):
     upstream.always("a-1", [Pause()])
     orchestrator = await start(system(pool("main", "a-1"), pool("next", "b-1")))

@@ -1,0 +1,37 @@
+"""Errors of requests that no account could be asked: what kept them all from serving."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from smartfallback.engine.planner import Walk
+from smartfallback.model.decisions import SkipReason
+from smartfallback.model.outcomes import ErrorCategory, Failure, TimeoutPhase
+
+_CATEGORY_OF_SKIP = {
+    SkipReason.QUOTA_EXHAUSTED: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.HARD_LIMIT: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.NO_ROOM: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.COOLDOWN: ErrorCategory.RATE_LIMIT,
+    SkipReason.NEEDS_ATTENTION: ErrorCategory.AUTHENTICATION,
+    SkipReason.CONTEXT: ErrorCategory.INVALID_REQUEST,
+    SkipReason.CAPABILITY: ErrorCategory.INVALID_REQUEST,
+    SkipReason.PROVIDER_CIRCUIT: ErrorCategory.API_FAILURE,
+}
+_SHOWN = 4
+
+DEADLINE_PASSED = Failure(
+    ErrorCategory.TIMEOUT, "the deadline passed before an account was free", phase=TimeoutPhase.TOTAL
+)
+
+
+def nobody_can_serve(walk: Walk) -> Failure:
+    """The failure of a walk that found no account, in the category of its commonest skip."""
+    reasons = Counter(skip.reason for skip in walk.skips if skip.reason is not SkipReason.TRIED)
+    commonest = reasons.most_common(1)[0][0] if reasons else SkipReason.UNAVAILABLE
+    category = _CATEGORY_OF_SKIP.get(commonest, ErrorCategory.TRANSIENT_ERROR)
+    why = "; ".join(str(skip) for skip in walk.skips[:_SHOWN])
+    if len(walk.skips) > _SHOWN:
+        why += f"; and {len(walk.skips) - _SHOWN} more"
+    message = f"no account of chain {walk.chain.name} can serve now ({why or 'it has none'})"
+    return Failure(category, message, hint="see the accounts' states for what keeps them from serving")
