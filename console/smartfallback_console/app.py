@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual.app import App
+from textual.app import App, SystemCommand
 from textual.theme import BUILTIN_THEMES
 
 from smartfallback_console import themes
@@ -17,6 +17,7 @@ from smartfallback_console.screens.dashboard import Dashboard, OperatorDashboard
 if TYPE_CHECKING:
     from textual.binding import BindingType
     from textual.command import Provider
+    from textual.screen import Screen
 
     from smartfallback_console.bridge import Source
 
@@ -85,6 +86,6 @@ class ConsoleApp(App[None]):
         for problem in self._theme_problems:
             self.notify(problem, title="Theme", severity="warning", markup=False, timeout=10)
 
-    def get_system_commands(self, screen: Any) -> Any:
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
         """The palette holds the registry's actions only."""
         return ()

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from smartfallback import Command, CommandResult, Event, Request, Snapshot
@@ -51,10 +51,6 @@ class Subscription(Protocol):
         """New events and how many were dropped since the last call; from any thread."""
         ...
 
-    def close(self) -> None:
-        """Stop collecting."""
-        ...
-
 
 class Engine(Protocol):
     """What the console needs of an orchestrator."""
@@ -63,8 +59,12 @@ class Engine(Protocol):
         """The state of everything, on the core's loop."""
         ...
 
-    def subscribe(self, maxlen: int = ...) -> Subscription:
-        """Begin to collect events."""
+    def subscribe(self, backlog: int = ...) -> Subscription:
+        """Begin to collect events, at most so many between two drains."""
+        ...
+
+    def unsubscribe(self, subscription: Any) -> None:
+        """Stop collecting."""
         ...
 
     def execute(self, command: Command) -> CommandResult:
@@ -275,7 +275,7 @@ class CoreThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
-        except Exception as error:  # noqa: BLE001 - whatever ends the core is shown, not lost with the thread
+        except Exception as error:
             self._failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self._state = SourceState.FAILED
         else:
@@ -299,14 +299,14 @@ class CoreThread:
     async def _serve(self) -> None:
         async with self._factory() as system:
             self._engine = system.orchestrator
-            self._subscription = self._engine.subscribe(maxlen=self._backlog)
+            self._subscription = self._engine.subscribe(self._backlog)
             self._snapshot = self._engine.snapshot()
             self._state = SourceState.RUNNING
             try:
                 await self._publish(self._engine)
             finally:
                 await self._end_chats()
-                self._subscription.close()
+                self._engine.unsubscribe(self._subscription)
 
     async def _publish(self, engine: Engine) -> None:
         wake = self._wake
@@ -351,7 +351,7 @@ class CoreThread:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
-        except Exception as caught:  # noqa: BLE001 - handed to the pane, which shows it
+        except Exception as caught:
             error = caught
         finally:
             handle.finish(error)

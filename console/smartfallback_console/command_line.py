@@ -88,7 +88,9 @@ def complete(
     head, space, rest = line.partition(" ")
     if not space:
         verbs = sorted(verb for action in actions for verb in action.verbs)
-        return next((verb for verb in verbs if verb.startswith(head) and verb != head), None) if head else None
+        return (
+            next((verb for verb in verbs if verb.startswith(head) and verb != head), None) if head else None
+        )
     action = next((action for action in actions if head.removesuffix("!") in action.verbs), None)
     if action is None:
         return None
@@ -97,9 +99,7 @@ def complete(
     return None if found is None else f"{head} {found}"
 
 
-def _candidates(
-    action: Action, rest: str, snapshot: Snapshot | None, themes: Iterable[str]
-) -> list[str]:
+def _candidates(action: Action, rest: str, snapshot: Snapshot | None, themes: Iterable[str]) -> list[str]:
     if action.id == "theme":
         return sorted(themes)
     if action.id == "sort":

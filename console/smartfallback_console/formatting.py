@@ -7,7 +7,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import cell_len as cell_len
+from rich.cells import get_character_cell_size
 
 Align = Literal["left", "right", "center"]
 
@@ -109,9 +110,9 @@ def count(number: float) -> str:
 
 
 def latency(seconds: float | None) -> str:
-    """A response time: ``85ms``, ``0.82s``, ``12.4s``, ``–`` when there is none."""
+    """A response time: ``85ms``, ``0.82s``, ``12.4s``, ``—`` when there is none."""
     if seconds is None:
-        return "–"
+        return "—"
     if seconds < 0.1:
         return f"{seconds * 1_000:.0f}ms"
     if seconds < 10:
@@ -122,9 +123,9 @@ def latency(seconds: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """At most five characters: ``41.2%``, ``100%``, ``–`` when unknown."""
+    """At most five characters: ``41.2%``, ``100%``, ``—`` when unknown."""
     if value is None:
-        return "–"
+        return "—"
     return f"{value:.1f}%" if value < 99.95 else f"{value:.0f}%"
 
 

@@ -108,9 +108,7 @@ def _app(core: CoreThread, options: argparse.Namespace) -> ConsoleApp:
     from smartfallback_console.app import ConsoleApp
 
     theme = options.theme or os.environ.get("SMARTFALLBACK_THEME")
-    return ConsoleApp(
-        core, theme=theme, theme_folder=config_folder() / "themes", read_only=options.read_only
-    )
+    return ConsoleApp(core, theme=theme, theme_folder=config_folder() / "themes", read_only=options.read_only)
 
 
 def _end_with_the_terminal(app: ConsoleApp) -> None:

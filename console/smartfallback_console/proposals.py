@@ -151,16 +151,18 @@ def _account(subject: Subject) -> AccountView:
 def _running(account: AccountView) -> str:
     if not account.in_flight:
         return "Nothing runs on it."
-    return "1 running answer finishes." if account.in_flight == 1 else f"{account.in_flight} running answers finish."
+    return (
+        "1 running answer finishes."
+        if account.in_flight == 1
+        else f"{account.in_flight} running answers finish."
+    )
 
 
 def _left(subject: Subject, snapshot: Snapshot | None) -> str:
     """A warning when the pool is left without a usable account."""
     pool, account = subject.pool, subject.account
     rest = [
-        view
-        for view in pool.accounts
-        if view.skip is None and account is not None and view.id != account.id
+        view for view in pool.accounts if view.skip is None and account is not None and view.id != account.id
     ]
     if rest or (account is not None and account.skip is not None):
         return ""

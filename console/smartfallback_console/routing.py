@@ -151,9 +151,7 @@ class RoutingLog:
     def _apply(self, event: Event) -> bool:
         match event:
             case RequestRouted():
-                entry = RequestEntry(
-                    event.seq, event.at, event.request_id, event.origin.value, event.chain
-                )
+                entry = RequestEntry(event.seq, event.at, event.request_id, event.origin.value, event.chain)
                 entry.decision = event.decision
                 self._running[event.request_id] = entry
                 self.entries.append(entry)
@@ -192,9 +190,7 @@ class RoutingLog:
         entry.tokens, entry.cost = reply.usage.total_tokens, reply.cost
         entry.degradations = [piece.detail or piece.kind.value for piece in reply.degradations]
         if not entry.hops:
-            entry.hops = [
-                Hop(record.account, record.pool, None, record.failure) for record in reply.attempts
-            ]
+            entry.hops = [Hop(record.account, record.pool, None, record.failure) for record in reply.attempts]
         if entry.hops:
             entry.hops[-1].latency_s = reply.attempts[-1].latency_s if reply.attempts else reply.latency_s
         self._running.pop(event.request_id, None)

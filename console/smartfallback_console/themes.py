@@ -92,14 +92,17 @@ def parse(text: str, file_name: str) -> Theme:
     if not isinstance(variables, dict):
         raise ThemeError(f"{file_name}: variables must be a table of names and colours")
     checked = {key: _colour(value, file_name, f"variables.{key}") for key, value in variables.items()}
-    return Theme(name=name, dark=dark, variables=checked, **colours)
+    theme = Theme(name, colours["primary"], dark=dark, variables=checked)
+    for key, value in colours.items():
+        setattr(theme, key, value)
+    return theme
 
 
 def _colour(value: object, file_name: str, key: str) -> str:
     if not isinstance(value, str):
-        raise ThemeError(f"{file_name}: {key} must be a colour such as \"#3a7bd5\", not {value!r}")
+        raise ThemeError(f'{file_name}: {key} must be a colour such as "#3a7bd5", not {value!r}')
     try:
         Color.parse(value)
     except ColorParseError:
-        raise ThemeError(f"{file_name}: {key}: {value!r} is no colour; write one as \"#3a7bd5\"") from None
+        raise ThemeError(f'{file_name}: {key}: {value!r} is no colour; write one as "#3a7bd5"') from None
     return value

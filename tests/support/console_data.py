@@ -343,10 +343,10 @@ def hostile_snapshot() -> Snapshot:
 
 
 def decision(chosen: str, pool: str = "antigravity", *, rule: Rule = Rule.BEST_OF_TOP) -> Decision:
-    scores = (
-        ScoreTerms("ag-2", 0.613, 0.9998, 0.7677, 1.021),
-        ScoreTerms("ag-1", 0.588, 1.0, 0.7528, 0.973),
-        ScoreTerms("ag-7", 0.56, 0.9999, 0.736, 1.044),
+    known = (("ag-2", 0.613, 0.9998), ("ag-1", 0.588, 1.0), ("ag-7", 0.56, 0.9999))
+    scores = tuple(
+        ScoreTerms(name, quota, recency, 0.6 * quota + 0.4 * recency, 1.048 if name == chosen else 0.964)
+        for name, quota, recency in known
     )
     skipped = tuple(view.skip for view in antigravity_accounts() if view.skip)
     return Decision(
@@ -428,9 +428,7 @@ class Script:
             )
             return
         attempts.append(
-            AttemptRecord(
-                len(path), name, pool, "gemini-2.5-flash", AttemptResult.SUCCESS, latency_s, None
-            )
+            AttemptRecord(len(path), name, pool, "gemini-2.5-flash", AttemptResult.SUCCESS, latency_s, None)
         )
         for degradation in degradations:
             self.events.append(RequestDegraded(self.next(), at, request_id, degradation))
@@ -508,8 +506,6 @@ def events() -> tuple[Event, ...]:
     return tuple(script.events)
 
 
-
-
 def many_accounts(number: int) -> Snapshot:
     """One pool of ``number`` accounts, for scrolling and speed."""
     base = snapshot()
@@ -531,4 +527,3 @@ __all__ = [
     "snapshot",
     "window",
 ]
-

@@ -36,11 +36,12 @@ class ChooseDialog(ModalScreen[str | None]):
 
     DEFAULT_CSS = """
     ChooseDialog {
-        align: center middle; background: $background 40%;
+        align: center middle; background: transparent;
         OptionList {
             width: 60; max-width: 96%; height: auto; max-height: 80%;
-            background: $panel; border: round $primary; border-title-color: $primary;
+            background: $surface; border: round $primary; border-title-color: $primary;
             border-title-style: bold; border-subtitle-color: $foreground 60%; padding: 0 1;
+            &:focus { border: round $primary; }
         }
     }
     """
@@ -64,9 +65,9 @@ class ChooseDialog(ModalScreen[str | None]):
         options = [
             Option(
                 Content.assemble(
-                    ("● " if value == self._current else "  ", "$primary"),
+                    "● " if value == self._current else "  ",
                     (clean(value).ljust(widest + 2), "bold"),
-                    (clean(meaning), "$foreground 65%"),
+                    clean(meaning),
                 ),
                 id=str(index),
             )

@@ -35,7 +35,7 @@ class ConfirmDialog(ModalScreen[Answer | None]):
         align: center middle; background: $background 60%;
         #box {
             width: 64; max-width: 96%; height: auto; max-height: 96%; overflow-y: auto;
-            background: $panel; border: round $warning; border-title-color: $warning;
+            background: $surface; border: round $warning; border-title-color: $warning;
             border-title-style: bold; padding: 1 2;
         }
         #warning { color: $warning; margin-top: 1; }
@@ -43,8 +43,7 @@ class ConfirmDialog(ModalScreen[Answer | None]):
         .row { height: 1; margin-top: 1; }
         .row Label { width: 10; color: $foreground 70%; }
         Input {
-            width: 1fr; height: 1; border: none; padding: 0 1; background: $surface;
-            &:focus { background: $background; }
+            width: 1fr; height: 1; border: none; padding: 0 1; background: $panel;
         }
         #buttons { height: 1; margin-top: 1; align-horizontal: right; }
         Button { min-width: 12; height: 1; border: none; margin-left: 1; }
@@ -68,12 +67,16 @@ class ConfirmDialog(ModalScreen[Answer | None]):
             if proposal.takes_reason:
                 with Horizontal(classes="row"):
                     yield Label("Reason")
-                    yield Input(self._reason, placeholder="optional; shown to everyone", id="reason", compact=True)
+                    yield Input(
+                        self._reason, placeholder="optional; shown to everyone", id="reason", compact=True
+                    )
             if proposal.takes_duration:
                 with Horizontal(classes="row"):
                     yield Label("For")
                     text = "" if self._duration_s is None else duration(self._duration_s).split(" ")[0]
-                    yield Input(text, placeholder="90s, 10m, 2h; empty: until reset", id="duration", compact=True)
+                    yield Input(
+                        text, placeholder="90s, 10m, 2h; empty: until reset", id="duration", compact=True
+                    )
             yield Static("", id="problem", markup=False)
             with Horizontal(id="buttons"):
                 yield Button("Cancel  esc", id="decline", compact=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.content import Content
 from textual.containers import VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
@@ -16,9 +16,9 @@ from smartfallback_console.routing import NoteEntry, Outcome, RequestEntry
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from smartfallback import AccountView, CircuitView, Decision, PoolView
     from textual.app import ComposeResult
 
+    from smartfallback import AccountView, CircuitView, Decision, PoolView
     from smartfallback_console.routing import Entry, Hop
 
 Piece = tuple[str, str]
@@ -41,7 +41,7 @@ class DetailsDialog(ModalScreen[None]):
         align: center middle; background: $background 50%;
         VerticalScroll {
             width: 96; max-width: 98%; height: auto; max-height: 94%; padding: 1 2;
-            background: $panel; border: round $primary; border-title-color: $primary;
+            background: $surface; border: round $primary; border-title-color: $primary;
             border-title-style: bold; border-subtitle-color: $foreground 60%; scrollbar-size: 1 1;
         }
         Static { height: auto; }
@@ -91,7 +91,7 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
         Outcome.CANCELLED: DIM,
     }
     head: list[Piece] = [(entry.outcome.value, f"bold {tones[entry.outcome]}")]
-    head.append((f"  {entry.origin}, chain {entry.chain or '–'}, {clock_time(entry.at)}", DIM))
+    head.append((f"  {entry.origin}, chain {entry.chain or '—'}, {clock_time(entry.at)}", DIM))
     yield head
     facts = [f"latency {latency(entry.latency_s)}"]
     if entry.first_token_s is not None:
@@ -154,7 +154,7 @@ def _decision(decision: Decision) -> Iterator[list[Piece]]:
             chosen = terms.account == decision.account
             row = (
                 f"{fit(terms.account, names)}  {terms.quota:6.3f}  {terms.recency:7.3f}"
-                f"  {terms.score:6.3f}  × {terms.jitter:.3f}  {terms.final:6.3f}"
+                f"  {terms.score:6.3f}  x {terms.jitter:.3f}  {terms.final:6.3f}"
             )
             yield [("  ▸ " if chosen else "    ", "$primary"), (row, "bold $primary" if chosen else "")]
     for skip in decision.skipped:
@@ -176,7 +176,9 @@ def account_dialog(view: AccountView, now: float) -> DetailsDialog:
         left = duration(view.cooldown_until - now)
         lines.append([("cooldown     ", DIM), (f"{left} left: {view.cooldown_reason}", "")])
     busy = f"{view.in_flight} of {view.max_concurrency} running · {view.requests} requests"
-    lines.append([("traffic      ", DIM), (f"{busy}, {view.failures} failed, {count(view.tokens)} tokens", "")])
+    lines.append(
+        [("traffic      ", DIM), (f"{busy}, {view.failures} failed, {count(view.tokens)} tokens", "")]
+    )
     lines += [[], [("Quota", "bold $primary"), (f"  {view.quota.status.value}", DIM)]]
     if not view.quota.windows:
         lines.append([("  no limit is configured", DIM)])

@@ -30,10 +30,10 @@ from smartfallback_console.widgets.tabs import PANES, PaneTabs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from smartfallback import Event, Snapshot
     from textual import events
     from textual.app import ComposeResult
 
+    from smartfallback import Event, Snapshot
     from smartfallback_console.bridge import Source
 
 METRICS_EVERY_S = 1.0
@@ -156,7 +156,9 @@ class Dashboard(Screen[None]):
                 severity: Severity = "warning" if text else "information"
                 self.operations.say(text or f"{event.chain} is back to normal.", severity)
             elif isinstance(event, AttentionRaised):
-                self.operations.say(f"{event.account} needs attention: {event.message} {event.hint}".strip(), "error")
+                self.operations.say(
+                    f"{event.account} needs attention: {event.message} {event.hint}".strip(), "error"
+                )
 
     def targets(self, action: Action) -> list[str]:
         """What an action can be pointed at now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from smartfallback_console.actions import Action
+
+WIDTH = 100
+INDENT = 13
 
 SIGNS = (
     ("● ▲ ◆ ■ ?", "quota healthy, from 80 %, from 95 %, exhausted, unknown"),
@@ -43,7 +47,7 @@ class HelpScreen(ModalScreen[None]):
         align: center middle; background: $background 50%;
         VerticalScroll {
             width: 100; max-width: 98%; height: auto; max-height: 96%; padding: 1 2;
-            background: $panel; border: round $primary; border-title-color: $primary;
+            background: $surface; border: round $primary; border-title-color: $primary;
             border-title-style: bold; border-subtitle-color: $foreground 60%; scrollbar-size: 1 1;
         }
     }
@@ -69,6 +73,11 @@ class HelpScreen(ModalScreen[None]):
             box.border_subtitle = "esc closes · ctrl+p palette"
             yield Static(Content("\n").join(self._lines()))
 
+    @property
+    def _width(self) -> int:
+        """Cells of a line inside the box."""
+        return max(24, min(WIDTH, self.app.size.width * 98 // 100) - 7)
+
     def _lines(self) -> list[Content]:
         lines: list[Content] = []
         if self._focused:
@@ -81,7 +90,10 @@ class HelpScreen(ModalScreen[None]):
             for action in members:
                 command = "  ".join(f":{verb} {action.usage}".strip() for verb in action.verbs)
                 lines.append(self._row(self._keys.get(action.id, ""), action.title, command))
-                lines.append(Content.assemble((" " * 13 + action.description, "$foreground 60%")))
+                lines += [
+                    Content.assemble((" " * INDENT + piece, "$foreground 60%"))
+                    for piece in wrap(action.description, self._width - INDENT)
+                ]
         lines += self._chapter("Signs")
         lines += [self._row(sign, meaning, "") for sign, meaning in SIGNS]
         return lines[1:]
@@ -93,7 +105,9 @@ class HelpScreen(ModalScreen[None]):
     @staticmethod
     def _row(key: str, title: str, command: str) -> Content:
         return Content.assemble(
-            (f"  {key:<10} ", "bold $accent"), (title, ""), (f"  {command}" if command else "", "$secondary")
+            (f"  {key:<{INDENT - 3}} ", "bold $accent"),
+            (title, ""),
+            (f"  {command}" if command else "", "$secondary"),
         )
 
     def action_scroll(self, step: int) -> None:

@@ -20,7 +20,6 @@ from smartfallback_console.widgets.routing_feed import RoutingFeed
 
 if TYPE_CHECKING:
     from smartfallback import Command
-
     from smartfallback_console.screens.dashboard import Dashboard
 
 STRATEGIES = (
@@ -32,6 +31,21 @@ STRATEGIES = (
 )
 
 UNDO_DEPTH = 20
+
+INHERITED = (
+    "scroll_",
+    "page_",
+    "cursor_",
+    "delete_",
+    "select_",
+    "copy",
+    "cut",
+    "paste",
+    "home",
+    "end",
+    "submit",
+)
+"""Actions that every scrolling or editing widget has and nobody needs to be told of."""
 
 Severity = Literal["information", "warning", "error"]
 
@@ -113,9 +127,7 @@ class Operations:
             if answer is not None:
                 self._execute(proposal, answer)
 
-        self._screen.app.push_screen(
-            ConfirmDialog(proposal, reason=reason, duration_s=duration_s), answered
-        )
+        self._screen.app.push_screen(ConfirmDialog(proposal, reason=reason, duration_s=duration_s), answered)
 
     def _execute(self, proposal: Proposal, answer: Answer) -> None:
         command = proposal.filled(answer.reason, answer.duration_s)
@@ -126,7 +138,7 @@ class Operations:
     async def _submit(self, command: Command, title: str, undo: Command | None) -> None:
         try:
             result = await self._screen.source.execute(command)
-        except Exception as error:  # noqa: BLE001 - shown to the operator, who asked for it
+        except Exception as error:
             self.say(f"{title} failed: {error}", "error")
             return
         if not result.ok:
@@ -252,7 +264,7 @@ class Operations:
             shown = screen.app.get_key_display(binding)
             if binding.id:
                 keys.setdefault(binding.id, []).append(shown)
-            elif active.node is pane and binding.description and shown.isprintable():
+            elif active.node is pane and binding.description and not binding.action.startswith(INHERITED):
                 own.append((shown, binding.description))
         title = str(pane.border_title or pane.id or "") if pane else ""
         joined = {name: " ".join(dict.fromkeys(shown)) for name, shown in keys.items()}

@@ -10,8 +10,8 @@ from smartfallback_console.widgets.lines import Line, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
-    from smartfallback import AccountView, CircuitView, PoolView, QuotaView
 
+    from smartfallback import AccountView, CircuitView, PoolView, QuotaView
     from smartfallback_console.ink import Ink
 
 CIRCUIT_SIGNS = {
@@ -90,7 +90,7 @@ def heading_line(columns: Columns, ink: Ink, sort: str) -> Line:
 
     out.space(2)
     put("account", columns.name, key="name")
-    put("quota used", columns.bar)
+    put("quota used" if columns.bar >= 10 else "quota", columns.bar)
     put("" if columns.bar else "used", 6, right=True, key="quota")
     put("known", columns.label)
     put("reset", columns.resets, right=True)
@@ -117,9 +117,7 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
     bound = quota.bound
     if columns.bar:
         used = None if bound is None else bound.percent
-        out_bar(
-            out, columns.bar, used, 0.0 if bound is None else bound.held_percent, tone, ink, bool(bound)
-        )
+        out_bar(out, columns.bar, used, 0.0 if bound is None else bound.held_percent, tone, ink, bool(bound))
         out.space()
     if bound is None:
         out.put(fit("no limit" if columns.bar == 0 else "∞", 6, "right"), ink.muted).space()
@@ -131,7 +129,9 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         out.put(fit(_known(quota, now), columns.label), ink.muted).space()
     if columns.resets:
         at = quota.exhausted_until or (bound.resets_at if bound else None)
-        out.put(fit("–" if at is None else duration(at - now), columns.resets, "right"), ink.muted).space()
+        out.put(
+            fit("—" if at is None else _resets(at - now, columns.resets), columns.resets, "right"), ink.muted
+        ).space()
     _circuit(out, view.circuit, columns.circuit, now, ink)
     out.space()
     if columns.in_flight:
@@ -140,15 +140,13 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         busy_tone = ink.warning if full else ink.primary if view.in_flight else ink.muted
         out.put(fit(busy, columns.in_flight, "right"), busy_tone).space()
     if columns.used:
-        last = "–" if view.last_used_at is None else age(now - view.last_used_at)
+        last = "—" if view.last_used_at is None else age(now - view.last_used_at)
         out.put(fit(last, columns.used, "right"), ink.text if usable else ink.muted).space()
     if columns.requests:
         out.put(fit(count(view.requests), columns.requests, "right"), ink.text).space()
     if columns.failures:
         failed = count(view.failures) if view.failures else "·"
-        out.put(
-            fit(failed, columns.failures, "right"), ink.warning if view.failures else ink.muted
-        ).space()
+        out.put(fit(failed, columns.failures, "right"), ink.warning if view.failures else ink.muted).space()
     if columns.tokens:
         out.put(fit(count(view.tokens), columns.tokens, "right"), ink.text).space()
     if columns.state:
@@ -175,7 +173,9 @@ def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
         right.put(f"Gini {gini:.3f}{' !' if alarm else ''}  ", ink.warning if alarm else ink.muted)
     right.put(f"{usable}/{total} usable", tone)
     name = clean(view.name)
-    out.put("▾ ", ink.primary).put(fit(name, min(len(name) + 2, max(4, width - right.length - 4))).rstrip(), ink.heading)
+    out.put("▾ ", ink.primary).put(
+        fit(name, min(len(name) + 2, max(4, width - right.length - 4))).rstrip(), ink.heading
+    )
     rest = width - out.length - right.length - 3
     detail = f"{view.strategy.value} · {clean(view.model)}"
     if rest >= 12:
@@ -256,6 +256,11 @@ def out_bar(
         out.put("─" * (width - position), ink.faint)
 
 
+def _resets(seconds: float, width: int) -> str:
+    text = duration(seconds)
+    return text if len(text) <= width else age(seconds)
+
+
 def _known(quota: QuotaView, now: float) -> str:
     bound = quota.bound
     if bound is None:
@@ -266,7 +271,9 @@ def _known(quota: QuotaView, now: float) -> str:
 
 def _circuit(out: LineWriter, view: CircuitView, width: int, now: float, ink: Ink) -> None:
     state = view.state.value
-    tone = ink.ok if state == "closed" else ink.warning if state in ("half_open", "observe_only") else ink.error
+    tone = (
+        ink.ok if state == "closed" else ink.warning if state in ("half_open", "observe_only") else ink.error
+    )
     if state == "disabled":
         tone = ink.muted
     word = state.replace("_", "-")

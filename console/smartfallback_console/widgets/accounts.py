@@ -16,9 +16,9 @@ from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
-    from smartfallback import AccountView, PoolView, Snapshot
     from textual import events
 
+    from smartfallback import AccountView, PoolView, Snapshot
     from smartfallback_console.ink import Ink
 
 Row = tuple["PoolView", "AccountView | None"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from textual.message import Message
+from textual.widgets import Input, TextArea
 
-from smartfallback_console.actions import BY_ID
+from smartfallback_console.actions import ACTIONS
 from smartfallback_console.formatting import cell_len, fit
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 Item = tuple[str, str, str]
 """Key as written, word, and the action to run on a click."""
 
-KEPT_TO_THE_END = ("command", "help", "quit")
+KEPT_TO_THE_END = ("pane_chat", "command", "help", "quit")
 """These stay visible however narrow the terminal is."""
+
+
+_ORDER = {action.id: place for place, action in enumerate(ACTIONS)}
 
 
 class KeyBar(LineView, can_focus=False):
@@ -46,7 +50,6 @@ class KeyBar(LineView, can_focus=False):
 
     def on_mount(self) -> None:
         """Follow the screen's bindings."""
-        super().on_mount()
         self.screen.bindings_updated_signal.subscribe(self, self._collect)
         self.call_after_refresh(self._collect, self.screen)
 
@@ -61,14 +64,20 @@ class KeyBar(LineView, can_focus=False):
             return
         self._items, self._tail = [], []
         seen: set[str] = set()
-        for active in screen.active_bindings.values():
+        typing = isinstance(screen.focused, Input | TextArea)
+        live = sorted(
+            screen.active_bindings.values(), key=lambda active: _ORDER.get(active.binding.id or "", -1)
+        )
+        for active in live:
             binding = active.binding
             if not binding.show or not active.enabled or binding.action in seen:
                 continue
+            if typing and active.node is screen and binding.id in _ORDER:
+                continue  # the line being typed takes these keys
             seen.add(binding.action)
             key = binding.key_display or self.app.get_key_display(binding)
             word = self._words.get(binding.id or "", binding.description)
-            if binding.id == "pane_chat" or (binding.id in BY_ID and binding.id in KEPT_TO_THE_END):
+            if binding.id in KEPT_TO_THE_END:
                 self._tail.append((key, word, binding.action))
             else:
                 self._items.append((key, word, binding.action))

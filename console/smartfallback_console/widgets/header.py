@@ -10,8 +10,8 @@ from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
-    from smartfallback import ChainView, PoolView, Snapshot
 
+    from smartfallback import ChainView, PoolView, Snapshot
     from smartfallback_console.feed import Tick
     from smartfallback_console.ink import Ink
 
@@ -132,7 +132,7 @@ class Header(LineView, can_focus=False):
         long = width >= 64
         for index, pool in enumerate(steps):
             if index:
-                out.put(" ─▶ " if long else " › ", ink.muted)
+                out.put(" ─▶ " if long else " ▸ ", ink.muted)
             room = width - out.length
             self._step(out, pool, pool.name == live, ink, room, long=long)
             if out.length >= width:

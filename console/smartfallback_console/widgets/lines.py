@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.style import Style
-    from textual import events
 
 Line = tuple[Segment, ...]
 """One line's text and styles, compared by value to find out what changed."""
@@ -124,7 +123,7 @@ class LineView(ScrollView):
         self._cache.clear()
         self.refresh()
 
-    def on_resize(self, event: events.Resize) -> None:
+    def on_resize(self) -> None:
         """Lines depend on the width, so all are drawn anew."""
         self._cache.clear()
         self.redraw()

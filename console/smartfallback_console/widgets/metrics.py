@@ -10,7 +10,6 @@ from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from smartfallback import LatencyView, Snapshot
-
     from smartfallback_console.ink import Ink
 
 
@@ -171,7 +170,13 @@ def _axis(view: LatencyView, width: int, ink: Ink) -> Line:
 
 
 def _bound(seconds: float) -> str:
-    return f"{seconds * 1000:.0f}ms" if seconds < 0.1 else f"{seconds:.1g}s" if seconds < 1 else f"{seconds:.3g}s"
+    return (
+        f"{seconds * 1000:.0f}ms"
+        if seconds < 0.1
+        else f"{seconds:.1g}s"
+        if seconds < 1
+        else f"{seconds:.3g}s"
+    )
 
 
 class TrafficPanel(Metric):
@@ -218,4 +223,4 @@ class TrafficPanel(Metric):
 
 
 def _gini(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "—" if value is None else f"{value:.3f}"

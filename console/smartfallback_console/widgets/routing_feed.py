@@ -134,9 +134,8 @@ class RoutingFeed(LineView):
         """Hide the cursor."""
         self.repaint_line(self.cursor)
 
-    def on_resize(self, event: events.Resize) -> None:
+    def on_resize(self) -> None:
         """Stay at the end while following."""
-        super().on_resize(event)
         if self.following:
             self._follow()
 
