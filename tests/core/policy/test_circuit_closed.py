@@ -355,3 +355,24 @@ def test_30_a_bad_configuration_is_refused_when_built_naming_the_value(
 ) -> None:
     with pytest.raises(ValueError, match=named):
         CircuitSettings(**bad)  # type: ignore[arg-type]  # wrong values are the point
+
+
+def test_a_call_noticed_as_slow_that_succeeds_later_is_slow_once() -> None:
+    rig = Rig(slow_call_s=10.0, slow_call_rate=1.0, min_calls=5)
+    permit = rig.acquire()
+    rig.wait(11.0)
+    rig.circuit.tick(rig.now)
+    rig.circuit.succeed(permit, rig.now)
+    assert rig.circuit.statistics(rig.now)[:3] == (1, 0, 1)
+
+
+def test_calls_that_hang_from_before_an_opening_are_not_counted_after_closing() -> None:
+    rig = Rig(slow_call_s=60.0, slow_call_rate=0.1, min_calls=1)
+    for _ in range(5):
+        rig.acquire()
+    rig.circuit.force_open("x", rig.now)
+    rig.circuit.close("y", rig.now)
+    rig.wait(60.0)
+    rig.circuit.tick(rig.now)
+    assert rig.state is CLOSED
+    assert rig.circuit.statistics(rig.now).slow == 0

@@ -211,3 +211,13 @@ def test_asking_whether_it_admits_changes_nothing() -> None:
         assert rig.circuit.blocked_until(rig.now) is None
     assert rig.state is OPEN
     assert rig.circuit.statistics(rig.now) == before
+
+
+def test_a_probe_whose_lease_ends_before_it_is_slow_gives_no_verdict() -> None:
+    rig = probing(probe_lease_s=10.0, slow_call_s=60.0)
+    rig.acquire()
+    rig.wait(1000.0)
+    assert rig.circuit.admits(rig.now)
+    rig.circuit.tick(rig.now)
+    assert rig.state is HALF_OPEN
+    assert rig.circuit.statistics(rig.now).expired == 1

@@ -96,6 +96,15 @@ def test_27_observe_only_records_reports_once_and_rejects_nothing() -> None:
     assert report.generation == rig.changes[0].generation
 
 
+def test_27_observing_again_reports_again() -> None:
+    rig = Rig(failure_threshold=3)
+    for _ in range(2):
+        rig.circuit.observe_only(rig.now)
+        rig.fail(5)
+        rig.circuit.close("", rig.now)
+    assert rig.path == [OBSERVE_ONLY, OBSERVE_ONLY, CLOSED] * 2
+
+
 def test_27_observe_only_does_not_react_to_a_429() -> None:
     rig = Rig(on_rate_limit=RateLimitRule.HALF_OPEN, initial_state=OBSERVE_ONLY)
     rig.circuit.rate_limited(rig.acquire(), rig.now)
