@@ -44,6 +44,8 @@ class Turn:
     prompt: str
     request: Request
     started_at: float
+    is_retry: bool = False
+    """Whether it asks the prompt of the turn before once more."""
     hops: list[Hop] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
     """The model of each hop."""
@@ -60,21 +62,21 @@ class Turn:
     next_available_at: float | None = None
     """Epoch seconds at which an account is expected back, for a failed answer."""
     ended_at: float | None = None
+    characters: int = 0
+    """Length of what has been answered so far."""
     _pieces: list[str] = field(default_factory=list)
-    _joined: str | None = None
 
     @property
     def text(self) -> str:
         """What has been answered so far, free of control characters."""
-        if self._joined is None or len(self._pieces) > 1:
-            self._joined = "".join(self._pieces)
-            self._pieces = [self._joined]
-        return self._joined
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return "".join(self._pieces)
 
     @property
     def has_text(self) -> bool:
         """Whether a part of the answer has come."""
-        return bool(self._pieces) and any(self._pieces)
+        return self.characters > 0
 
     @property
     def account(self) -> str:
@@ -113,8 +115,7 @@ class Turn:
                 case _:
                     pass
         text = "".join(new)
-        if text:
-            self._pieces.append(text)
+        self._add(text)
         return text
 
     def end(self, now: float, *, error: Exception | None, cancelled: bool) -> None:
@@ -151,9 +152,12 @@ class Turn:
     def _finished(self, reply: Reply) -> None:
         self.outcome, self.reply, self.attempts = Outcome.ANSWERED, reply, reply.attempts
         self.degradations = [piece.detail or piece.kind.value.replace("_", " ") for piece in reply.degradations]
-        if not self.has_text and reply.text:
-            self._pieces.append(printable(reply.text))
         self._complete_hops()
+
+    def _add(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            self.characters += len(text)
 
     def _complete_hops(self) -> None:
         """Attempts whose events never came are taken from the records."""
@@ -206,16 +210,20 @@ class Conversation:
             return None
         last = self.turns[-1]
         avoid = last.request.avoid | ({last.account} if last.account else set())
-        earlier = [turn for turn in self.turns if turn.prompt != last.prompt or not self._same(turn, last)]
-        return self._turn(last.prompt, now, default_chain, frozenset(avoid), earlier)
-
-    def _same(self, turn: Turn, last: Turn) -> bool:
-        """Whether ``turn`` belongs to the run of retries that ends with ``last``."""
-        index = self.turns.index(turn)
-        return all(later.prompt == last.prompt for later in self.turns[index:])
+        earlier = list(self.turns)
+        while earlier.pop().is_retry and earlier:
+            pass
+        return self._turn(last.prompt, now, default_chain, frozenset(avoid), earlier, is_retry=True)
 
     def _turn(
-        self, prompt: str, now: float, default_chain: str, avoid: frozenset[str], earlier: list[Turn]
+        self,
+        prompt: str,
+        now: float,
+        default_chain: str,
+        avoid: frozenset[str],
+        earlier: list[Turn],
+        *,
+        is_retry: bool = False,
     ) -> Turn:
         request = Request(
             messages=(*context(earlier), Message(Role.USER, prompt)),
@@ -225,7 +233,7 @@ class Conversation:
             avoid=avoid,
             origin=Origin.CHAT,
         )
-        turn = Turn(prompt, request, now)
+        turn = Turn(prompt, request, now, is_retry)
         self.turns.append(turn)
         del self.turns[:-KEPT_TURNS]
         return turn
@@ -241,10 +249,15 @@ def context(turns: list[Turn]) -> tuple[Message, ...]:
     """The newest answered turns as messages, oldest first, within the bounds of what is sent along."""
     kept: list[tuple[Message, ...]] = []
     room = CONTEXT_CHARACTERS
+    superseded = False  # an answered retry stands for the turns that it repeats
     for turn in reversed(turns):
+        if superseded:
+            superseded = turn.is_retry
+            continue
         messages = turn.messages()
         if not messages:
             continue
+        superseded = turn.is_retry
         room -= sum(len(message.content) for message in messages)
         if room < 0 or len(kept) == CONTEXT_TURNS:
             break

@@ -1,0 +1,189 @@
+"""The text of an answer on the screen: Markdown while that is cheap, plain lines beyond."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from markdown_it import MarkdownIt
+from rich.segment import Segment
+from textual.content import Content
+from textual.geometry import Size
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Markdown
+from textual.widgets._markdown import MarkdownTable, MarkdownTableContent  # not public, but BLOCKS asks for them
+
+from smartfallback_console.chat.text import printable, wrapped
+
+if TYPE_CHECKING:
+    from markdown_it.rules_core import StateCore
+    from textual.app import ComposeResult
+
+MARKDOWN_CHARACTERS = 24_000
+"""Of each answer so much is formatted; every paragraph is a widget, and the rest is as readable as lines."""
+MARKDOWN_LINE = 4_000
+"""From a line longer than this on an answer is shown as it is; it is no prose."""
+
+
+def _printable_tokens(state: StateCore) -> None:
+    """Character references such as ``&#x202e;`` are decoded by the parser, so the result is made safe here."""
+    for token in state.tokens:
+        for child in token.children or ():
+            child.content = printable(child.content)
+
+
+def parser() -> MarkdownIt:
+    """A Markdown parser that shows HTML as text instead of leaving it out."""
+    made = MarkdownIt("gfm-like", {"html": False})
+    made.core.ruler.push("printable", _printable_tokens)
+    return made
+
+
+class _TableContent(MarkdownTableContent):
+    """Cells without tooltips, which would parse the text of a cell as markup."""
+
+    def compose(self) -> ComposeResult:
+        for cell in super().compose():
+            cell.tooltip = None
+            yield cell
+
+    async def _update_rows(self, updated_rows: list[list[Content]]) -> None:
+        await super()._update_rows(updated_rows)
+        for cell in self.children:
+            cell.tooltip = None
+
+
+class _Table(MarkdownTable):
+    def compose(self) -> ComposeResult:
+        self._headers, self._rows = self._get_headers_and_rows()
+        yield _TableContent(self._headers, self._rows)
+
+
+class AnswerMarkdown(Markdown):
+    """Markdown from a model: its links open nothing by themselves."""
+
+    DEFAULT_CSS = """
+    AnswerMarkdown {
+        padding: 0; background: transparent;
+        MarkdownH1, MarkdownH2, MarkdownH3, MarkdownH4, MarkdownH5, MarkdownH6 {
+            margin: 0 0 1 0; padding: 0; content-align: left middle; text-style: bold;
+            color: $primary; background: transparent;
+        }
+        MarkdownH1 { text-style: bold underline; }
+        MarkdownFence {
+            margin: 0 0 1 0; color: $foreground; background: $foreground 6%;
+            & > Label { padding: 0 1; }
+        }
+        MarkdownBlockQuote {
+            margin: 0 0 1 0; padding: 0 0 0 1; background: transparent;
+            border-left: outer $primary 50%; color: $foreground 80%;
+        }
+        MarkdownBulletList, MarkdownOrderedList { margin: 0 0 1 0; padding: 0; }
+        MarkdownTable { margin: 0 0 1 0; background: transparent; }
+        MarkdownHorizontalRule { margin: 0 0 1 0; border-bottom: solid $foreground 25%; height: 1; }
+        MarkdownBullet { color: $primary; }
+    }
+    """
+
+    BLOCKS = {**Markdown.BLOCKS, "table_open": _Table}  # noqa: RUF012 - Textual's own declaration
+
+    def __init__(self) -> None:
+        super().__init__(parser_factory=parser, open_links=False)
+
+
+class PlainLines(Widget):
+    """Text as it is, wrapped at the edge; what it costs grows with the lines in sight only."""
+
+    DEFAULT_CSS = """
+    PlainLines { height: auto; width: 1fr; color: $foreground; display: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = ""
+        self._done: list[str] = []
+        self._source: list[str] = []
+        self._wrapped_at = 0
+        self._lines: list[str] = []
+
+    def append(self, text: str) -> None:
+        """Add text at the end."""
+        self.display = True
+        self._source.append(text)
+        head, newline, tail = (self._open + text).rpartition("\n")
+        if newline:
+            self._done += wrapped(head, self._wrapped_at or 80)
+        self._open = tail
+        self._collect()
+        self.refresh(layout=True)
+
+    def _collect(self) -> None:
+        self._lines = [*self._done, *wrapped(self._open, self._wrapped_at or 80)]
+
+    def _fit(self, width: int) -> None:
+        if width != self._wrapped_at and width > 0:
+            self._wrapped_at = width
+            head, newline, self._open = "".join(self._source).rpartition("\n")
+            self._done = wrapped(head, width) if newline else []
+            self._collect()
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002 - Textual's signature
+        """As many lines as the text fills at that width."""
+        self._fit(width)
+        return len(self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        """One line."""
+        self._fit(self.size.width)
+        if y >= len(self._lines):
+            return Strip.blank(self.size.width, self.rich_style)
+        strip = Strip([Segment(self._lines[y], self.rich_style)])
+        return strip.adjust_cell_length(self.size.width, self.rich_style)
+
+
+class AnswerText(Widget):
+    """An answer as it grows."""
+
+    DEFAULT_CSS = """
+    AnswerText { height: auto; width: 1fr; layout: vertical; }
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._formatted = 0
+        self._line = 0
+        self._plain = False
+        self.appends = 0
+        """How often Markdown was parsed."""
+
+    def compose(self) -> ComposeResult:
+        """Markdown, and the lines that follow it."""
+        yield AnswerMarkdown()
+        yield PlainLines()
+
+    async def append(self, text: str) -> None:
+        """Add text at the end; it must be free of control characters."""
+        if not self._plain:
+            room = self._room(text)
+            head, text = text[:room], text[room:]
+            if head:
+                self._formatted += len(head)
+                self.appends += 1
+                await self.query_one(AnswerMarkdown).append(head)
+            self._plain = bool(text)
+        if text:
+            self.query_one(PlainLines).append(text)
+
+    def _room(self, text: str) -> int:
+        """How many characters of ``text`` are to be formatted."""
+        limit = min(len(text), MARKDOWN_CHARACTERS - self._formatted)
+        start = 0
+        while start < limit:
+            newline = text.find("\n", start, limit)
+            end = limit if newline < 0 else newline
+            length = end - start + (self._line if start == 0 else 0)
+            if length > MARKDOWN_LINE:
+                return max(0, end - (length - MARKDOWN_LINE))
+            self._line = 0 if newline >= 0 else length
+            start = end + 1
+        return limit

@@ -1,0 +1,162 @@
+"""One turn on the screen: the prompt, the answer, and below it how it came about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from smartfallback_console.chat import wording
+from smartfallback_console.chat.answer_text import AnswerText
+from smartfallback_console.chat.text import printable
+from smartfallback_console.routing import Outcome
+
+if TYPE_CHECKING:
+    from textual import events
+    from textual.app import ComposeResult, RenderResult
+    from textual.geometry import Size
+
+    from smartfallback_console.chat.conversation import Turn
+
+PROMPT_CHARACTERS = 2_000
+PROMPT_LINES = 24
+"""Of a long prompt so much is shown."""
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+def shortened(prompt: str) -> str:
+    """A prompt as it is shown."""
+    text = printable(prompt)
+    lines = text[:PROMPT_CHARACTERS].split("\n")
+    shown = "\n".join(lines[:PROMPT_LINES])
+    left = len(text) - len(shown)
+    return f"{shown} … {left:,} more characters" if left else shown
+
+
+class Footer(Widget):
+    """Who answered and what was tried, in as few lines as fit; a click opens the details."""
+
+    DEFAULT_CSS = """
+    Footer { height: auto; width: 1fr; display: none; &:hover { background: $foreground 5%; } }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn: Turn | None = None
+        self._opened = False
+
+    def show(self, turn: Turn, *, opened: bool) -> None:
+        """Say how the turn came about."""
+        self._turn, self._opened = turn, opened
+        self.display = True
+        self.refresh(layout=True)
+
+    def _lines(self, width: int) -> list[list[wording.Piece]]:
+        if self._turn is None:
+            return []
+        lead = wording.Piece("▾ " if self._opened else "▸ ", "$primary")
+        return wording.flow(wording.summary(self._turn), max(8, width), lead)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002 - Textual's signature
+        """As many lines as the groups fill."""
+        return len(self._lines(width))
+
+    def render(self) -> RenderResult:
+        """The lines."""
+        lines = [wording.content(line) for line in self._lines(self.content_size.width)]
+        return Content("\n").join(lines)
+
+
+class TurnView(Vertical):
+    """One turn."""
+
+    DEFAULT_CSS = """
+    TurnView {
+        height: auto; width: 1fr; margin: 0 0 1 0;
+        & > .prompt { color: $foreground; text-style: bold; padding: 0 1; margin: 0 0 1 0;
+            background: $primary 12%; border-left: outer $primary; height: auto; }
+        & > .status, & > .ending, & > .details { height: auto; display: none; }
+        & > .ending { margin: 0 0 1 0; padding: 0 0 0 1; border-left: outer $error; }
+        & > .ending.-cancelled { border-left: outer $foreground 40%; }
+        & > .details { padding: 0 0 0 2; }
+        & > .-shown { display: block; }
+    }
+    """
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self.opened = False
+        """Whether every attempt is told."""
+        self.answer = AnswerText()
+        self._prompt = Static(Content(shortened(turn.prompt)), classes="prompt", markup=False)
+        self._status = Static(classes="status", markup=False)
+        self._ending = Static(classes="ending", markup=False)
+        self._footer = Footer()
+        self._details = Static(classes="details", markup=False)
+        self._spin = 0
+        self._said = ""
+
+    def compose(self) -> ComposeResult:
+        """Prompt, answer, status while it runs; ending, footer and details afterwards."""
+        yield self._prompt
+        yield self.answer
+        yield self._status
+        yield self._ending
+        yield self._footer
+        yield self._details
+
+    def show_status(self, now: float, *, spin: bool = True) -> None:
+        """Where the request is. ``now`` in monotonic seconds."""
+        if spin:
+            self._spin += 1
+        spinner = SPINNER[self._spin % len(SPINNER)]
+        said = wording.status(self.turn, now, spinner, self.turn.characters)
+        self._status.add_class("-shown")
+        self._status.update(said)
+
+    def end(self, now: float, epoch: float) -> None:
+        """The turn has ended: say how. ``now`` in monotonic, ``epoch`` in epoch seconds."""
+        self._status.remove_class("-shown")
+        said = wording.ending(self.turn, epoch)
+        if said is not None:
+            self._ending.set_class(self.turn.outcome is Outcome.CANCELLED, "-cancelled")
+            self._ending.add_class("-shown")
+            self._ending.update(said)
+        if self.turn.hops:
+            self._footer.show(self.turn, opened=False)
+
+    def toggle_details(self) -> None:
+        """Open or close the story of every attempt."""
+        if self.turn.outcome is Outcome.RUNNING or not self.turn.hops:
+            return
+        self.opened = not self.opened
+        if self.opened:
+            self._details.update(wording.details(self.turn))
+        self._details.set_class(self.opened, "-shown")
+        self._footer.show(self.turn, opened=self.opened)
+
+    def on_click(self, event: events.Click) -> None:
+        """A click on the footer opens or closes the details."""
+        if isinstance(event.widget, Footer):
+            event.stop()
+            self.toggle_details()
+
+
+class Notice(Static):
+    """A remark of the console between the turns."""
+
+    DEFAULT_CSS = """
+    Notice {
+        height: auto; color: $foreground 70%; margin: 0 0 1 0; padding: 0 0 0 1;
+        border-left: outer $accent;
+        &.-problem { border-left: outer $warning; color: $foreground; }
+    }
+    """
+
+    def __init__(self, said: Content | str, *, problem: bool = False) -> None:
+        text = said if isinstance(said, Content) else Content(printable(said))
+        super().__init__(text, markup=False, classes="-problem" if problem else "")

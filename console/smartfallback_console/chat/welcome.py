@@ -1,0 +1,52 @@
+"""What the chat says before anything was asked, and what ``/help`` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from smartfallback_console.chat.commands import COMMANDS
+from smartfallback_console.chat.wording import MUTED, Piece, content
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from smartfallback import Snapshot
+
+READ_ONLY = "Read-only: a chat would spend quota, so nothing is sent."
+KEYS = (
+    ("enter", "send"),
+    ("ctrl+j", "new line"),
+    ("up", "earlier prompts"),
+    ("esc", "stop the answer, or leave"),
+    ("ctrl+o", "what was tried"),
+    ("pgup pgdn", "read back"),
+)
+
+
+def welcome(snapshot: Snapshot | None, *, read_only: bool) -> Content:
+    """The empty state."""
+    lines = [content([Piece("Ask anything; the chain finds an account to answer.", "bold")])]
+    if read_only:
+        lines = [content([Piece(READ_ONLY, "bold")])]
+    elif snapshot is not None and snapshot.simulated:
+        lines.append(
+            content([Piece("Simulated: ", "bold $accent"), Piece("demo servers answer with prepared text.", MUTED)])
+        )
+    if not read_only:
+        lines.append(Content(""))
+        lines += _table(KEYS[:2])
+        lines += _table((("/", "commands: /pin, /chain, /retry …"), *KEYS[3:5]))
+    return Content("\n").join(lines)
+
+
+def help_text() -> Content:
+    """All commands and keys."""
+    rows = [(command.usage, command.description) for command in COMMANDS]
+    head = content([Piece("Commands and keys", "bold")])
+    return Content("\n").join([head, *_table(rows), Content(""), *_table(KEYS)])
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> list[Content]:
+    return [content([Piece(f"{left:<14} ", "$accent"), Piece(right, MUTED)]) for left, right in rows]

@@ -1,0 +1,259 @@
+"""A turn in words: where it is, who answered, what was tried, why it failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from textual.content import Content
+
+from smartfallback_console.formatting import cell_len, clean, clock_time, count, duration, fit, latency
+from smartfallback_console.routing import Hop, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from smartfallback import Failure
+    from smartfallback_console.chat.conversation import Turn
+
+MUTED = "$foreground 62%"
+GOOD = "$success"
+BAD = "$error"
+WARNING = "$warning"
+STRONG = "bold"
+NAME_CELLS = 24
+PATH_HOPS = 6
+"""Attempts shown in a path; of a longer one the middle is counted."""
+SHOWN_SKIPS = 6
+
+
+class Piece(NamedTuple):
+    """Text of one style."""
+
+    text: str
+    style: str = ""
+
+
+Group = tuple[Piece, ...]
+"""Pieces that stay on one line."""
+
+
+def name(text: str) -> str:
+    """A name from outside, safe and short."""
+    text = clean(text)
+    return text if cell_len(text) <= NAME_CELLS else fit(text, NAME_CELLS)
+
+
+def path(turn: Turn) -> Group:
+    """``ag-1 ✗429 → ag-3 ✓``."""
+    pieces: list[Piece] = []
+    hops: list[Hop | None] = list(turn.hops)
+    if len(hops) > PATH_HOPS:
+        hops = [*hops[:2], None, *hops[-(PATH_HOPS - 3) :]]
+    for index, hop in enumerate(hops):
+        if index:
+            pieces.append(Piece(" → ", MUTED))
+        if hop is None:
+            pieces.append(Piece(f"{len(turn.hops) - len(hops) + 1} more", MUTED))
+            continue
+        last = hop is turn.hops[-1]
+        if hop.failure is not None or hop.diverted:
+            pieces += [Piece(f"{name(hop.account)} ", MUTED), Piece(f"✗{hop.mark}", WARNING if hop.diverted else BAD)]
+        elif last and turn.outcome is Outcome.ANSWERED:
+            pieces += [Piece(name(hop.account), STRONG), Piece(" ✓", GOOD)]
+        elif last and turn.outcome is Outcome.CANCELLED:
+            pieces += [Piece(name(hop.account), MUTED), Piece(" ∅", MUTED)]
+        else:
+            pieces += [Piece(name(hop.account), STRONG), Piece(" …", MUTED)]
+    return tuple(pieces)
+
+
+def status(turn: Turn, now: float, spinner: str, characters: int) -> Content:
+    """Where a running request is, for the line under it."""
+    pieces = [Piece(f"{spinner} ", "$primary")]
+    tried = [hop for hop in turn.hops if hop.failure is not None or hop.diverted]
+    current = turn.hops[-1] if turn.hops and turn.hops[-1] not in tried else None
+    if current is None:
+        pieces.append(Piece("choosing the next account" if tried else "choosing an account", MUTED))
+    else:
+        doing = "answers" if turn.has_text else "is asked"
+        pieces += [Piece(name(current.account), STRONG), Piece(f" {doing}", MUTED)]
+    pieces.append(Piece(f"  {duration(turn.elapsed(now))}", MUTED))
+    if characters:
+        pieces.append(Piece(f"  {count(characters)} chars", MUTED))
+    if tried:
+        pieces.append(Piece("  tried ", MUTED))
+        if len(tried) > 3:
+            pieces.append(Piece(f"{len(tried)}, last ", MUTED))
+        for index, hop in enumerate(tried[-1:] if len(tried) > 3 else tried):
+            pieces += [Piece((", " if index else "") + name(hop.account), MUTED), Piece(f" ✗{hop.mark}", BAD)]
+    if turn.degradations:
+        pieces.append(Piece(f"  ▽ {clean(turn.degradations[-1])}", WARNING))
+    return content(pieces)
+
+
+def summary(turn: Turn) -> list[Group]:
+    """The footer of an ended turn, as groups in the order of their importance."""
+    groups: list[Group] = []
+    reply = turn.reply
+    if turn.hops:
+        groups.append(path(turn))
+    if reply is None:
+        if turn.ended_at is not None:
+            groups.append((Piece(latency(turn.ended_at - turn.started_at), MUTED),))
+        return groups
+    groups.append((Piece(name(reply.pool), MUTED),))
+    if reply.model and reply.model != reply.pool:
+        groups.append((Piece(name(reply.model), MUTED),))
+    times = f"{latency(reply.latency_s)}"
+    if reply.first_token_s is not None:
+        times = f"{latency(reply.first_token_s)} first, {times}"
+    groups.append((Piece(times, MUTED),))
+    usage = reply.usage
+    about = "~" if usage.estimated else ""
+    groups.append((Piece(f"{about}{count(usage.input_tokens)}+{count(usage.output_tokens)} tok", MUTED),))
+    if reply.cost is not None:
+        groups.append((Piece(money(reply.cost), MUTED),))
+    if reply.finish_reason not in ("", "stop"):
+        groups.append((Piece(f"ended by {name(reply.finish_reason)}", WARNING),))
+    if turn.degradations:
+        groups.append((Piece(f"▽ degraded: {clean('; '.join(turn.degradations))}", WARNING),))
+    return groups
+
+
+def money(dollars: float) -> str:
+    """A cost with two significant digits where it is small."""
+    if dollars == 0:
+        return "$0"
+    if dollars < 0.000_1:
+        return "<$0.0001"
+    return f"${dollars:.4f}" if dollars < 0.1 else f"${dollars:.2f}"
+
+
+def flow(groups: Iterable[Group], width: int, lead: Piece) -> list[list[Piece]]:
+    """Groups in lines of at most ``width`` cells, each kept whole unless it alone is wider."""
+    lines: list[list[Piece]] = []
+    indent = cell_len(lead.text)
+    used = width + 1
+    for group in groups:
+        length = sum(cell_len(piece.text) for piece in group)
+        if lines and used + 3 + length <= width:
+            lines[-1] += [Piece(" · ", MUTED), *group]
+            used += 3 + length
+        else:
+            first = lead if not lines else Piece(" " * indent)
+            lines.append([first, *cut(group, width - indent)])
+            used = indent + min(length, width - indent)
+    return lines
+
+
+def cut(group: Group, width: int) -> list[Piece]:
+    """As much of a group as fits, ending in an ellipsis if it doesn't."""
+    kept: list[Piece] = []
+    room = width
+    for piece in group:
+        length = cell_len(piece.text)
+        if length > room:
+            kept.append(Piece(fit(piece.text, room).rstrip(), piece.style))
+            break
+        kept.append(piece)
+        room -= length
+    return kept
+
+
+def content(pieces: Iterable[Piece]) -> Content:
+    """Pieces as one text; nothing in them is parsed as markup."""
+    return Content.assemble(*((piece.text, piece.style) for piece in pieces))
+
+
+def details(turn: Turn) -> Content:
+    """Every attempt with its reason and what followed, for an opened footer."""
+    lines: list[Content] = []
+    for number, hop in enumerate(turn.hops, 1):
+        lines += _attempt(turn, number, hop)
+    decision = turn.hops[-1].decision if turn.hops else turn.decision
+    if decision is not None and decision.skipped:
+        total = len(decision.skipped) + decision.skipped_more
+        shown = [f"{clean(skip.name)} {skip.reason.value}" for skip in decision.skipped[:SHOWN_SKIPS]]
+        more = f" and {total - len(shown)} more" if total > len(shown) else ""
+        lines.append(content([Piece(f"passed over: {', '.join(shown)}{more}", MUTED)]))
+    request = turn.request
+    asked = f"chain {clean(request.chain)} · {len(request.messages)} messages sent"
+    if request.pin:
+        asked += f" · pinned to {name(request.pin)}"
+    if request.avoid:
+        asked += f" · not by {', '.join(sorted(name(account) for account in request.avoid))}"
+    lines.append(content([Piece(asked, MUTED)]))
+    if turn.reply is not None:
+        lines.append(content([Piece(f"request {clean(turn.reply.request_id)}", MUTED)]))
+    return Content("\n").join(lines)
+
+
+def _attempt(turn: Turn, number: int, hop: Hop) -> list[Content]:
+    model = turn.models[number - 1] if number <= len(turn.models) else ""
+    where = f"  {name(hop.pool)}" + (f", {name(model)}" if model else "")
+    took = f"  {latency(hop.latency_s)}" if hop.latency_s is not None else ""
+    head = [Piece(f"{number}  ", MUTED), Piece(name(hop.account), STRONG), Piece(where + took, MUTED)]
+    lines: list[Content] = []
+    if hop.failure is not None:
+        lines.append(content([*head, Piece(f"  ✗ {reason(hop.failure)}", BAD)]))
+        if hop.then:
+            lines.append(content([Piece(f"   then: {hop.then}", MUTED)]))
+    elif hop.diverted:
+        lines.append(content([*head, Piece(f"  ✗ moved: {clean(hop.diverted)}", WARNING)]))
+    else:
+        answered = turn.outcome is Outcome.ANSWERED and number == len(turn.hops)
+        lines.append(content([*head, Piece("  ✓ answered", GOOD) if answered else Piece("")]))
+    if hop.decision is not None:
+        decision = hop.decision
+        score = next((terms.final for terms in decision.considered if terms.account == hop.account), None)
+        scored = "" if score is None else f", score {score:.2f}"
+        why = f"   chosen by {clean(decision.strategy)}: {decision.rule.value}{scored}"
+        lines.append(content([Piece(why, MUTED)]))
+    return lines
+
+
+def reason(failure: Failure) -> str:
+    """A failure as category, status and the upstream's own words."""
+    status_ = f" {failure.http_status}" if failure.http_status else ""
+    return f"{failure.category.value.replace('_', ' ')}{status_}: {clean(failure.message)}"
+
+
+def ending(turn: Turn, epoch: float) -> Content | None:
+    """What is to be said below a turn that did not end well; None below one that did.
+
+    Args:
+        turn: The turn.
+        epoch: The time now in epoch seconds, for how long it is until an account is back.
+    """
+    lines: list[Content] = []
+    written = turn.characters
+    if turn.outcome is Outcome.CANCELLED:
+        what = f"Cancelled after {count(written)} characters." if written else "Cancelled before the answer began."
+        return content([Piece("∅ ", MUTED), Piece(what, "bold $foreground 75%")])
+    if turn.outcome is not Outcome.FAILED:
+        return None
+    what = f"Broken off after {count(written)} characters." if written else "No answer."
+    sentence = turn.problem or (reason(turn.failure) if turn.failure else "")
+    lines.append(content([Piece("✕ ", BAD), Piece(what, f"bold {BAD}"), Piece(f" {sentence}")]))
+    if turn.failure is not None and turn.failure.hint:
+        lines.append(content([Piece(f"  {clean(turn.failure.hint)}", MUTED)]))
+    for number, hop in enumerate(turn.hops, 1):
+        if hop.failure is None and not hop.diverted:
+            continue
+        said = reason(hop.failure) if hop.failure else f"moved: {clean(hop.diverted)}"
+        lines.append(content([Piece(f"  {number}  ", MUTED), Piece(name(hop.account), STRONG), Piece(f" ✗ {said}", MUTED)]))
+    for skipped in turn.skipped[:SHOWN_SKIPS]:
+        lines.append(content([Piece(f"  –  {clean(skipped)}", MUTED)]))
+    if len(turn.skipped) > SHOWN_SKIPS:
+        lines.append(content([Piece(f"  –  and {len(turn.skipped) - SHOWN_SKIPS} more not tried", MUTED)]))
+    if turn.next_available_at is not None:
+        wait = max(0.0, turn.next_available_at - epoch)
+        lines.append(
+            content(
+                [
+                    Piece("  Next account back ", MUTED),
+                    Piece(f"at {clock_time(turn.next_available_at)}, in {duration(wait)}", STRONG),
+                ]
+            )
+        )
+    return Content("\n").join(lines)

@@ -1,0 +1,225 @@
+"""A core whose chats are answered by a test, event by event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from textual.app import App, ComposeResult
+
+from smartfallback import (
+    AttemptFailed,
+    AttemptRecord,
+    AttemptResult,
+    AttemptStarted,
+    Command,
+    CommandResult,
+    Degradation,
+    Delta,
+    Event,
+    Failure,
+    NextStep,
+    Reply,
+    Request,
+    RequestDegraded,
+    RequestError,
+    RequestFinished,
+    RequestRouted,
+    Snapshot,
+    Usage,
+)
+from smartfallback_console import themes
+from smartfallback_console.bridge import ChatHandle, SourceState
+from smartfallback_console.chat.pane import ChatPane
+from support.clock import FakeClock
+from support.console_data import NOW, decision, snapshot
+
+
+class ScriptedSource:
+    """Collects the chats that were started; a test answers them through :class:`Answer`."""
+
+    def __init__(self, view: Snapshot | None = None) -> None:
+        self.state = SourceState.RUNNING
+        self.failure = ""
+        self.view = view
+        self.handles: list[ChatHandle] = []
+        self.refuses = ""
+
+    def latest(self) -> Snapshot | None:
+        return self.view
+
+    def drain(self) -> tuple[tuple[Event, ...], int]:
+        return (), 0
+
+    def watch(self, interval_s: float | None) -> None:
+        pass
+
+    def execute(self, command: Command) -> Awaitable[CommandResult]:
+        done: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
+        done.set_result(CommandResult(True, ""))
+        return done
+
+    def start_chat(self, request: Request) -> ChatHandle:
+        if self.refuses:
+            raise RuntimeError(self.refuses)
+        handle = ChatHandle(request)
+        handle.on_cancel(handle.finish)
+        self.handles.append(handle)
+        return handle
+
+    @property
+    def requests(self) -> list[Request]:
+        return [handle.request for handle in self.handles]
+
+    def answer(self) -> Answer:
+        """The newest chat, to be answered."""
+        return Answer(self.handles[-1])
+
+
+class Answer:
+    """Writes the events of one chat in the order in which the engine would."""
+
+    def __init__(self, handle: ChatHandle) -> None:
+        self.handle = handle
+        self._seq = 0
+        self._records: list[AttemptRecord] = []
+        self._tried: tuple[str, str] = ("", "")
+        self._text: list[str] = []
+        self._degradations: list[Degradation] = []
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def tries(self, account: str, pool: str = "antigravity", model: str = "gemini-2.5-flash") -> Answer:
+        step = decision(account, pool)
+        if not self._records and self._seq == 0:
+            request = self.handle.request
+            self.handle.push(RequestRouted(self._next(), NOW, "r-1", request.chain, request.origin, step))
+        self._tried = (account, pool)
+        self._model = model
+        number = len(self._records) + 1
+        self.handle.push(AttemptStarted(self._next(), NOW, "r-1", number, account, pool, pool, model, step))
+        return self
+
+    def fails(self, failure: Failure, then: NextStep = NextStep.SWITCH_ACCOUNT) -> Answer:
+        account, pool = self._tried
+        number = len(self._records) + 1
+        self._records.append(
+            AttemptRecord(number, account, pool, self._model, AttemptResult.FAILED, 0.31, failure)
+        )
+        self.handle.push(
+            AttemptFailed(self._next(), NOW, "r-1", number, account, pool, pool, 0.31, failure, then)
+        )
+        return self
+
+    def degrades(self, degradation: Degradation) -> Answer:
+        self._degradations.append(degradation)
+        self.handle.push(RequestDegraded(self._next(), NOW, "r-1", degradation))
+        return self
+
+    def says(self, text: str) -> Answer:
+        self._text.append(text)
+        self.handle.push(Delta(self._next(), NOW, "r-1", text))
+        return self
+
+    def finishes(
+        self,
+        *,
+        usage: Usage = Usage(812, 230),
+        cost: float | None = 0.0012,
+        first_token_s: float | None = 0.42,
+        latency_s: float = 2.31,
+        finish_reason: str = "stop",
+    ) -> None:
+        account, pool = self._tried
+        number = len(self._records) + 1
+        self._records.append(
+            AttemptRecord(number, account, pool, self._model, AttemptResult.SUCCESS, latency_s)
+        )
+        reply = Reply(
+            request_id="r-1",
+            text="".join(self._text),
+            account=account,
+            pool=pool,
+            provider=pool,
+            model=self._model,
+            usage=usage,
+            finish_reason=finish_reason,
+            attempts=tuple(self._records),
+            latency_s=latency_s,
+            first_token_s=first_token_s,
+            cost=cost,
+            degradations=tuple(self._degradations),
+        )
+        self.handle.push(RequestFinished(self._next(), NOW, "r-1", self.handle.request.origin, reply))
+        self.handle.finish()
+
+    def breaks(
+        self, failure: Failure, *, next_available_at: float | None = None, skipped: tuple[str, ...] = ()
+    ) -> None:
+        """The request ends in ``failure``; the attempt that runs is its last."""
+        account = self._tried[0]
+        if account and len(self._records) < self._attempts_started():
+            self.fails(failure, NextStep.FAIL)
+        self.handle.finish(
+            RequestError(
+                "r-1",
+                failure,
+                self._records,
+                partial="".join(self._text),
+                next_available_at=next_available_at,
+                skipped=skipped,
+            )
+        )
+
+    def _attempts_started(self) -> int:
+        return len(self._records) + (1 if self._tried[0] and not self._last_failed() else 0)
+
+    def _last_failed(self) -> bool:
+        return bool(self._records) and self._records[-1].account == self._tried[0]
+
+
+class ChatApp(App[None]):
+    """A chat pane alone, looked at by hand unless ``live``."""
+
+    def __init__(
+        self,
+        source: ScriptedSource,
+        clock: FakeClock | None = None,
+        *,
+        read_only: bool = False,
+        theme: str = themes.DEFAULT,
+        single: bool = False,
+    ) -> None:
+        super().__init__()
+        self.clock = clock or FakeClock()
+        self._pane = ChatPane(
+            source,
+            read_only=read_only,
+            clock=self.clock.monotonic,
+            epoch=self.clock.time,
+            live=False,
+            id="chat",
+        )
+        for known in themes.built_in().themes:
+            self.register_theme(known)
+        self.theme = theme
+        self._single = single
+
+    def compose(self) -> ComposeResult:
+        yield self._pane
+
+    def on_mount(self) -> None:
+        self.screen.set_class(self._single, "-single")
+        if self._single:
+            self._pane.styles.border = ("none", "transparent")
+        self._pane.focus()
+
+    @property
+    def chat(self) -> ChatPane:
+        return self._pane
+
+
+def demo_source() -> ScriptedSource:
+    return ScriptedSource(snapshot())
