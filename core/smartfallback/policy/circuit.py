@@ -110,9 +110,8 @@ class Circuit(CircuitMachine):
         if self._state is HALF_OPEN and self._probes.slow(now, self._slow_s) is None:
             return self._probes.next_lease_end()
         if self._state is HALF_OPEN or self._state is CLOSED:
-            return now + self._breaks.coming(
-                self._base_break()
-            )  # a call that hangs will open it at the next use
+            # A call that hangs will open it at the next use.
+            return now + self._breaks.coming(self._base_break())
         return self._until
 
     def rejection(self, now: float) -> Rejection:
@@ -193,24 +192,33 @@ class Circuit(CircuitMachine):
         """A result states until when the target can't serve: open it until then.
 
         A later time extends an open circuit's break, an earlier one never shortens it. Held,
-        disabled and observing circuits stay what they are. With ``permit``, the permit ends as
-        failed, and if it is from an older generation nothing else happens.
+        disabled and observing circuits stay what they are, and a time that has passed opens nothing.
+        With ``permit``, the call also counts as failed, and if the permit is from an older generation
+        nothing else happens.
 
         Raises:
             ValueError: ``until`` is not finite.
         """
         if not math.isfinite(until):
             raise ValueError(f"a circuit opens until a finite time, not {until!r}")
-        if permit is not None and not self._settle(permit):
+        if until <= now:
+            if permit is not None:
+                self.fail(permit, now, cause)
             return
-        if permit is not None and permit.probe:
-            self._probes.live.remove(permit)
+        if permit is not None:
+            if not self._settle(permit):
+                return
+            if permit.probe:
+                self._probes.live.remove(permit)
+            else:
+                slow = now - permit.started_at >= self._slow_s
+                self._window.record(now, True, slow, not permit.noticed)
         if self._state is OPEN and self._until is not None and until > self._until:
             self._until = until
             self._cause = cause
-        elif until > now and self._state in (CLOSED, HALF_OPEN):
+        elif self._state in (CLOSED, HALF_OPEN):
             self._change(OPEN, now, cause, until=until)
-        elif until > now and self._state is OBSERVE_ONLY:
+        elif self._state is OBSERVE_ONLY:
             self._report(now, cause)
         self._deliver()
 

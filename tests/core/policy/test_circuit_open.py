@@ -163,7 +163,16 @@ def test_16_a_time_that_never_comes_is_refused(until: float) -> None:
 def test_16_a_time_that_has_passed_opens_nothing() -> None:
     rig = Rig()
     rig.circuit.open_until(rig.now, rig.now, "past")
+    rig.circuit.open_until(rig.now, rig.now, "past", rig.acquire())
     assert rig.state is CLOSED
+    assert rig.circuit.statistics(rig.now).failures == 1, "but the call failed"
+
+
+def test_16_the_result_that_states_a_time_counts_as_a_failure() -> None:
+    rig = Rig(initial_state=CircuitState.OBSERVE_ONLY)
+    rig.circuit.open_until(rig.now + 9.0, rig.now, "stated", rig.acquire())
+    assert rig.circuit.statistics(rig.now).failures == 1
+    assert rig.changes[0].cause == "would have opened: stated"
 
 
 def test_17_a_cancelled_call_is_neither_success_nor_failure() -> None:
