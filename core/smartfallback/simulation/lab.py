@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
 from types import TracebackType
 
@@ -36,6 +36,7 @@ class Lab:
         self._servers: dict[str, UpstreamServer] = {}
         self._faults: dict[tuple[str, str | None], ActiveFault] = {}
         self._lifted: dict[ActiveFault, asyncio.Event] = {}
+        self._watchers: set[asyncio.Event] = set()
         for spec in upstreams:
             keys = {account.api_key for account in spec.accounts}
             names = {account.id for account in spec.accounts}
@@ -43,7 +44,9 @@ class Lab:
                 raise ValueError(f"two upstreams are named {spec.name!r}")
             if len(names) < len(spec.accounts) or len(keys) < len(spec.accounts):
                 raise ValueError(f"two accounts of {spec.name!r} share an id or a key")
-            self._servers[spec.name] = UpstreamServer(spec, clock, rng, self._fault_at, self._lifted_event)
+            self._servers[spec.name] = UpstreamServer(
+                spec, clock, rng, fault_at=self._fault_at, lifted=self._lifted_event, changed=self._changed
+            )
 
     async def __aenter__(self) -> Lab:
         try:
@@ -158,10 +161,24 @@ class Lab:
         """
         self._account(upstream, account).set_used(amount, self._clock.time())
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until ``condition`` holds; it is looked at after each change of any counter."""
+        change = asyncio.Event()
+        self._watchers.add(change)
+        try:
+            while not condition():
+                change.clear()
+                await change.wait()
+        finally:
+            self._watchers.discard(change)
+
     async def idle(self) -> None:
         """Wait until no call is in flight anywhere."""
-        while any(not server.idle.is_set() for server in self._servers.values()):
-            await asyncio.gather(*(server.idle.wait() for server in self._servers.values()))
+        await self.until(lambda: not any(self.counters(name).in_flight for name in self._servers))
+
+    def _changed(self) -> None:
+        for change in self._watchers:
+            change.set()
 
     def _account(self, upstream: str, account: str) -> AccountState:
         return self._servers[upstream].accounts[account]

@@ -71,24 +71,32 @@ class UpstreamServer:
         rng: Randomness of latencies, identifiers and texts.
         fault_at: Looks up the fault in force.
         lifted: Gives the event on which stalled answers wait.
+        changed: Called after each change of an account's counters.
     """
 
-    def __init__(self, spec: Upstream, clock: Clock, rng: Random, fault_at: FaultAt, lifted: Lifted) -> None:
+    def __init__(
+        self,
+        spec: Upstream,
+        clock: Clock,
+        rng: Random,
+        *,
+        fault_at: FaultAt,
+        lifted: Lifted,
+        changed: Callable[[], None],
+    ) -> None:
         self.spec = spec
         self.dialect = _DIALECTS[spec.dialect]
         self.accounts = {
-            account.id: AccountState(account, clock.time(), clock.monotonic()) for account in spec.accounts
+            account.id: AccountState(account, clock.time(), clock.monotonic(), changed)
+            for account in spec.accounts
         }
         self.port = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
         self._clock = clock
         self._rng = rng
         self._answers = Answers(rng)
         self._fault_at = fault_at
         self._lifted = lifted
         self._by_key = {state.spec.api_key.reveal(): state for state in self.accounts.values()}
-        self._running = 0
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
@@ -137,8 +145,6 @@ class UpstreamServer:
 
     @asynccontextmanager
     async def _metered(self, state: AccountState) -> AsyncIterator[None]:
-        self._running += 1
-        self.idle.clear()
         state.count(requests=1, in_flight=1)
         try:
             yield
@@ -148,9 +154,6 @@ class UpstreamServer:
             raise
         finally:
             state.count(in_flight=-1)
-            self._running -= 1
-            if not self._running:
-                self.idle.set()
 
     async def _serve(self, request: web.BaseRequest, state: AccountState) -> web.StreamResponse:
         body = await request.read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -146,10 +146,16 @@ class Bucket:
 
 
 class AccountState:
-    """The live side of an account: quota used, rate buckets and counters."""
+    """The live side of an account: quota used, rate buckets and counters.
 
-    def __init__(self, spec: UpstreamAccount, now: float, now_monotonic: float) -> None:
+    ``changed`` is called after each change of the counters.
+    """
+
+    def __init__(
+        self, spec: UpstreamAccount, now: float, now_monotonic: float, changed: Callable[[], None]
+    ) -> None:
         self.spec = spec
+        self._changed = changed
         self.seen = Counters()
         requests, tokens = spec.requests_per_minute, spec.tokens_per_minute
         self.requests = Bucket(requests, now_monotonic) if requests else None
@@ -201,3 +207,4 @@ class AccountState:
         seen = self.seen
         grown = seen._replace(**{name: getattr(seen, name) + more for name, more in by.items()})
         self.seen = grown._replace(peak_in_flight=max(seen.peak_in_flight, grown.in_flight))
+        self._changed()
