@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -92,6 +91,8 @@ def run_command(command: Callable[[], int]) -> None:
 
 def run_async(main: Callable[[], Coroutine[object, object, int]]) -> int:
     """Run a coroutine to its end; Ctrl+C and requests to terminate cancel it, so that it cleans up."""
+    import asyncio
+
     received: list[int] = []
 
     async def supervised() -> int:

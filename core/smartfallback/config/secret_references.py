@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -238,43 +239,55 @@ def _first_line(argv: list[str], folder: Path, limit_s: float) -> str:
             f"the command {name} could not be started: {reason}",
             suggestion="give the program's full path, or install it",
         ) from None
-    printed = bytearray()
-
-    def collect() -> None:
-        if process.stdout is not None:
-            printed.extend(process.stdout.read(_LARGEST_SECRET + 1))
-
-    reader = threading.Thread(target=collect, name="secret-command", daemon=True)
-    reader.start()
-    reader.join(limit_s)
-    too_much = len(printed) > _LARGEST_SECRET
-    in_time = not reader.is_alive()
-    if in_time and not too_much:
-        try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            in_time = False
-    if too_much or not in_time:
-        _kill(process)
-    reader.join(1.0)
-    if process.stdout is not None and not reader.is_alive():
-        process.stdout.close()
-    if not in_time:
+    try:
+        data = _output(process, time.monotonic() + limit_s)
+    except TimeoutError:
         raise UnreadableSecretError(
             f"the command {name} did not end within {limit_s:g} s",
             suggestion="it must answer without asking anybody; try it in a terminal with </dev/null",
-        )
-    if not too_much and process.returncode != 0:
+        ) from None
+    finally:
+        # Also when the operator gives up waiting with Ctrl+C.
+        _end(process)
+    if process.returncode != 0 and len(data) <= _LARGEST_SECRET:
         raise UnreadableSecretError(
             f"the command {name} ended with exit code {process.returncode}",
             suggestion="run it in a terminal to see what it says",
         )
-    text = _decoded(bytes(printed), f"what the command {name} printed")
-    return text.split("\n", 1)[0]
+    return _decoded(data, f"what the command {name} printed").split("\n", 1)[0]
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the command and what it started."""
+def _output(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """What the process prints until it ends, or one byte more than a secret may have.
+
+    Raises:
+        TimeoutError: It did not end before ``deadline`` (in monotonic seconds).
+    """
+    printed = bytearray()
+
+    def collect() -> None:
+        if process.stdout is not None:
+            with process.stdout as stream:
+                printed.extend(stream.read(_LARGEST_SECRET + 1))
+
+    # A thread, because no platform but POSIX can wait for a pipe with a limit.
+    reader = threading.Thread(target=collect, name="secret-command", daemon=True)
+    reader.start()
+    reader.join(max(0.0, deadline - time.monotonic()))
+    if reader.is_alive():
+        raise TimeoutError
+    if len(printed) <= _LARGEST_SECRET:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+    return bytes(printed)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command that still runs, and what it started."""
+    if process.returncode is not None:
+        return
     if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
