@@ -67,11 +67,11 @@ _OPENCODE_TOKENS_A_MONTH: Final = 25_000_000
 INITIAL_USAGE: Final[Mapping[str, float]] = MappingProxyType(
     {
         "ag-1": 41_000.0,
-        "ag-2": 118_000.0,
+        "ag-2": 47_000.0,
         "ag-3": 196_000.0,
         "ag-4": 52_000.0,
-        "ag-5": 243_000.0,
-        "ag-6": 12_000.0,
+        "ag-5": 249_500.0,
+        "ag-6": 29_000.0,
         "ag-7": 334_000.0,
         "ag-8": 165_000.0,
         "cp-1": 19_400.0,
