@@ -20,21 +20,22 @@ from smartfallback.model.events import (
     RequestRouted,
 )
 from smartfallback.model.outcomes import AttemptRecord, Failure, NextStep, RequestError
-from smartfallback.model.requests import Degradation, Reply, Request
+from smartfallback.model.requests import Degradation, Origin, Reply
 
 
 class Announcer:
     """Publishes the events of one request."""
 
-    def __init__(self, request: Request, chain: str, bus: Bus, clock: Clock) -> None:
-        self._request = request
+    def __init__(self, request_id: str, origin: Origin, chain: str, bus: Bus, clock: Clock) -> None:
+        self._request_id = request_id
+        self._origin = origin
         self._chain = chain
         self._bus = bus
         self._clock = clock
 
     def routed(self, grant: Grant) -> RequestRouted:
         """The first candidate is chosen."""
-        event = RequestRouted(*self._head(), self._chain, self._request.origin, grant.decision)
+        event = RequestRouted(*self._head(), self._chain, self._origin, grant.decision)
         self._bus.publish(event)
         return event
 
@@ -90,11 +91,11 @@ class Announcer:
 
     def delta(self, text: str) -> Delta:
         """A piece of text, for the caller only; it shares the number of the event before it."""
-        return Delta(self._bus.last_seq, self._clock.time(), self._request.id, text)
+        return Delta(self._bus.last_seq, self._clock.time(), self._request_id, text)
 
     def finished(self, reply: Reply) -> RequestFinished:
         """The answer is complete."""
-        event = RequestFinished(*self._head(), self._request.origin, reply)
+        event = RequestFinished(*self._head(), self._origin, reply)
         self._bus.publish(event)
         return event
 
@@ -103,7 +104,7 @@ class Announcer:
         self._bus.publish(
             RequestFailed(
                 *self._head(),
-                self._request.origin,
+                self._origin,
                 self._chain,
                 error.failure,
                 error.attempts,
@@ -116,7 +117,7 @@ class Announcer:
 
     def cancelled(self, records: Sequence[AttemptRecord], latency_s: float) -> None:
         """The caller went away."""
-        self._bus.publish(RequestCancelled(*self._head(), self._request.origin, tuple(records), latency_s))
+        self._bus.publish(RequestCancelled(*self._head(), self._origin, tuple(records), latency_s))
 
     def _head(self) -> tuple[int, float, str]:
-        return self._bus.next_seq(), self._clock.time(), self._request.id
+        return self._bus.next_seq(), self._clock.time(), self._request_id

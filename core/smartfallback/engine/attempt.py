@@ -46,6 +46,7 @@ class Attempt:
         self._watch: asyncio.TimerHandle | None = None
         self._phase = TimeoutPhase.TOTAL
         self._divert_reason: str | None = None
+        self._exhausted = False
 
     @property
     def latency_s(self) -> float:
@@ -98,6 +99,8 @@ class Attempt:
 
     async def aclose(self) -> None:
         """End the upstream call; bounded, and safe after any error or cancellation."""
+        if self._exhausted:
+            return
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await self._stream.aclose()
@@ -116,6 +119,7 @@ class Attempt:
                 raise Diverted(self._divert_reason) from None
             raise ProviderError(self._timed_out()) from None
         except StopAsyncIteration:
+            self._exhausted = True
             if not self.text_received:
                 raise ProviderError(
                     Failure(ErrorCategory.MALFORMED_RESPONSE, "the answer ended before it began")

@@ -17,7 +17,7 @@ from smartfallback.engine.operator import Operator
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import Planner
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
-from smartfallback.engine.run import Run, Services, with_id
+from smartfallback.engine.run import Run, Services
 from smartfallback.engine.settlement import Settlement
 from smartfallback.model.commands import Command, CommandResult
 from smartfallback.model.events import Actor, CircuitChanged, Event, RequestFinished
@@ -138,21 +138,21 @@ class Orchestrator:
             RequestError: While iterating: nobody could answer, or the answer broke off.
         """
         self._requests += 1
-        request = with_id(request, self._requests)
+        request_id = request.id or f"r{self._requests}"
         self._services.budget.note_request(self._clock.monotonic())
         chain = self._roster.chains.get(request.chain)
         if chain is None:
             known = ", ".join(self._roster.chains)
-            raise _refused(request, f"there is no chain {request.chain!r}; the chains are {known}")
+            raise _refused(request_id, f"there is no chain {request.chain!r}; the chains are {known}")
         if request.pin is not None and request.pin not in self._roster.accounts:
-            raise _refused(request, f"there is no account {request.pin!r} to pin the request to")
+            raise _refused(request_id, f"there is no account {request.pin!r} to pin the request to")
         if not request.messages:
-            raise _refused(request, "the request has no messages")
+            raise _refused(request_id, "the request has no messages")
         if request.timeout_s is not None and not request.timeout_s > 0:
-            raise _refused(request, f"timeout_s must be above 0, not {request.timeout_s:g}")
+            raise _refused(request_id, f"timeout_s must be above 0, not {request.timeout_s:g}")
         if self._closed:
-            raise _refused(request, "the orchestrator is closed")
-        return Run(request, chain, self._services).events()
+            raise _refused(request_id, "the orchestrator is closed")
+        return Run(request_id, request, chain, self._services).events()
 
     async def chat(self, request: Request) -> Reply:
         """The whole answer to ``request``.
@@ -223,5 +223,5 @@ def _pool_accounts(pool: PoolRuntime) -> PoolAccounts:
     return PoolAccounts([account.id for account in pool.accounts], limits)
 
 
-def _refused(request: Request, message: str) -> RequestError:
-    return RequestError(request.id, Failure(ErrorCategory.INVALID_REQUEST, message))
+def _refused(request_id: str, message: str) -> RequestError:
+    return RequestError(request_id, Failure(ErrorCategory.INVALID_REQUEST, message))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from smartfallback.clock import Clock
 from smartfallback.engine.announcer import Announcer
@@ -56,7 +56,8 @@ class Services:
 class Run:
     """Yields the events of one request's life; its attempts follow each other until one answers."""
 
-    def __init__(self, request: Request, chain: Chain, services: Services) -> None:
+    def __init__(self, request_id: str, request: Request, chain: Chain, services: Services) -> None:
+        self._request_id = request_id
         self._request = request
         self._services = services
         self._loop = asyncio.get_running_loop()
@@ -64,7 +65,7 @@ class Run:
         timeout_s = request.timeout_s if request.timeout_s is not None else chain.spec.timeout_s
         self._deadline = self._started + timeout_s
         self._chain = chain
-        self._announce = Announcer(request, chain.name, services.bus, services.clock)
+        self._announce = Announcer(request_id, request.origin, chain.name, services.bus, services.clock)
         self._walk = Walk(request, chain, timeout_s)
         self._attempt: Attempt | None = None
         self._records: list[AttemptRecord] = []
@@ -188,7 +189,9 @@ class Run:
         self._last_failure = failure
         services.settlement.failed(grant, failure, attempt.received)
         self._walk.tried.add(grant.account)
-        recovery = Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure)
+        recovery = (
+            Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure, attempt.latency_s)
+        )
         self._record(attempt, AttemptResult.FAILED, failure)
         event = self._announce.attempt_failed(attempt, failure, recovery.step)
         await attempt.aclose()
@@ -205,7 +208,7 @@ class Run:
         await attempt.aclose()
         return event, Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
 
-    def _decide(self, grant: Grant, failure: Failure) -> Recovery:
+    def _decide(self, grant: Grant, failure: Failure, attempt_s: float) -> Recovery:
         services = self._services
         switches_pool = RULES[failure.category].switch is SwitchScope.POOL or failure.permanent
         other_than = grant.pool if switches_pool else None
@@ -218,6 +221,7 @@ class Run:
             rng=services.rng,
             switch_on_content_filter=self._chain.spec.switch_on_content_filter,
             can_trim=trimmed(self._walk.messages) is not None,
+            attempt_s=attempt_s,
         )
 
     async def _recover(self, grant: Grant, recovery: Recovery) -> Grant:
@@ -265,7 +269,7 @@ class Run:
         self._record(attempt, AttemptResult.SUCCESS, None)
         price = grant.pool.spec.price
         reply = Reply(
-            request_id=self._request.id,
+            request_id=self._request_id,
             text=text,
             account=grant.account.id,
             pool=grant.pool.name,
@@ -352,15 +356,10 @@ class Run:
     def _error(self, failure: Failure) -> RequestError:
         walk = self._walk
         return RequestError(
-            self._request.id,
+            self._request_id,
             failure,
             self._records,
             partial="".join(self._text),
             next_available_at=self._services.planner.next_available_at(walk),
             skipped=[str(skip) for skip in walk.skips if skip.reason is not SkipReason.TRIED],
         )
-
-
-def with_id(request: Request, number: int) -> Request:
-    """The request with an id, its own if it has one."""
-    return request if request.id else replace(request, id=f"r{number}")
