@@ -73,6 +73,7 @@ class AnswerMarkdown(Markdown):
         MarkdownFence {
             margin: 0 0 1 0; color: $foreground; background: $foreground 6%;
             & > Label { padding: 0 1; }
+            &:light { background: $foreground 6%; }
         }
         MarkdownBlockQuote {
             margin: 0 0 1 0; padding: 0 0 0 1; background: transparent;

@@ -147,6 +147,7 @@ class Hints(LineView, can_focus=False):
     Hints {
         height: auto; max-height: 8; border: none; padding: 0; background: $panel; overflow: hidden;
         display: none;
+        &.-shown { display: block; }
     }
     """
 
@@ -158,7 +159,7 @@ class Hints(LineView, can_focus=False):
         """Draw the hints; none hides the list."""
         if found != self._found:
             self._found = found
-            self.display = bool(found)
+            self.set_class(bool(found), "-shown")
             self.styles.height = len(found)
             self.redraw()
 

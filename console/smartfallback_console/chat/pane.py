@@ -45,7 +45,10 @@ class Transcript(VerticalScroll):
     ]
 
     DEFAULT_CSS = """
-    Transcript { height: 1fr; width: 1fr; padding: 0 1 0 0; scrollbar-size: 1 1; background: transparent; }
+    Transcript { height: 1fr; width: 1fr; padding: 0 1 0 0; background: transparent;
+        scrollbar-size: 1 1; scrollbar-background: $surface; scrollbar-background-hover: $surface;
+        scrollbar-background-active: $surface; scrollbar-color: $foreground 25%;
+    }
     """
 
     def action_details(self) -> None:
@@ -75,6 +78,7 @@ class ChatPane(Vertical):
         live: Whether to look at a running answer on an interval; a test may look by hand.
     """
 
+    SCOPED_CSS = False  # the screen's class decides whether the pane has a border or a head
     DEFAULT_CSS = """
     ChatPane {
         background: $surface;
@@ -91,7 +95,7 @@ class ChatPane(Vertical):
         }
     }
     .-single ChatPane > #chat-head { display: block; }
-    .-single ChatPane > #chat-entry { margin: 1 0 0 0; }
+    .-single ChatPane > #transcript { margin: 1 0; }
     """
 
     def __init__(
@@ -131,15 +135,14 @@ class ChatPane(Vertical):
 
     def on_mount(self) -> None:
         """Follow the end; greet as soon as the core tells what there is."""
-        self.query_one(Transcript).anchor()
         if self._read_only:
             composer = self.query_one(Composer)
             composer.placeholder = READ_ONLY
             composer.disabled = True
-        self._greet()
+        self.greet()
         if self._live:
             self.set_interval(LOOK_S, self.look, name="chat")
-            self.set_interval(0.5, self._greet, name="greeting")
+            self.set_interval(0.5, self.greet, name="greeting")
 
     def focus(self, scroll_visible: bool = True) -> ChatPane:
         """Focus the field, or the transcript of a pane that may not send."""
@@ -196,7 +199,7 @@ class ChatPane(Vertical):
             "esc stops the answer" if running else "Ask the chain · / for commands"
         )
 
-    def _greet(self) -> None:
+    def greet(self) -> None:
         """The empty state says what there is, once that is known."""
         snapshot = self.snapshot
         if snapshot is None or self._welcomed is not None:
@@ -369,6 +372,7 @@ class ChatPane(Vertical):
         self._say_running(running=False)
         self.conversation.clear()
         transcript = self.query_one(Transcript)
+        transcript.anchor(False)
         await transcript.remove_children()
         said = welcome(self.snapshot, read_only=self._read_only)
         await transcript.mount(Static(said, id="welcome", markup=False))

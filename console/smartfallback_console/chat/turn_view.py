@@ -83,6 +83,7 @@ class TurnView(Vertical):
         & > .ending.-cancelled { border-left: outer $foreground 40%; }
         & > .details { padding: 0 0 0 2; }
         & > .-shown { display: block; }
+        &:last-child { margin: 0; }
     }
     """
 
@@ -98,7 +99,6 @@ class TurnView(Vertical):
         self._footer = Footer()
         self._details = Static(classes="details", markup=False)
         self._spin = 0
-        self._said = ""
 
     def compose(self) -> ComposeResult:
         """Prompt, answer, status while it runs; ending, footer and details afterwards."""
@@ -114,7 +114,7 @@ class TurnView(Vertical):
         if spin:
             self._spin += 1
         spinner = SPINNER[self._spin % len(SPINNER)]
-        said = wording.status(self.turn, now, spinner, self.turn.characters)
+        said = wording.status(self.turn, now, spinner)
         self._status.add_class("-shown")
         self._status.update(said)
 

@@ -67,27 +67,27 @@ def path(turn: Turn) -> Group:
     return tuple(pieces)
 
 
-def status(turn: Turn, now: float, spinner: str, characters: int) -> Content:
+def status(turn: Turn, now: float, spinner: str) -> Content:
     """Where a running request is, for the line under it."""
-    pieces = [Piece(f"{spinner} ", "$primary")]
     tried = [hop for hop in turn.hops if hop.failure is not None or hop.diverted]
     current = turn.hops[-1] if turn.hops and turn.hops[-1] not in tried else None
+    pieces = [Piece(f"{spinner} ", "$primary")]
     if current is None:
         pieces.append(Piece("choosing the next account" if tried else "choosing an account", MUTED))
+    elif turn.has_text:
+        pieces += [Piece(name(current.account), STRONG), Piece(" answers", MUTED)]
     else:
-        doing = "answers" if turn.has_text else "is asked"
-        pieces += [Piece(name(current.account), STRONG), Piece(f" {doing}", MUTED)]
-    pieces.append(Piece(f"  {duration(turn.elapsed(now))}", MUTED))
-    if characters:
-        pieces.append(Piece(f"  {count(characters)} chars", MUTED))
+        pieces += [Piece("waiting for ", MUTED), Piece(name(current.account), STRONG)]
+    pieces.append(Piece(f" · {duration(turn.elapsed(now))}", MUTED))
+    if turn.characters:
+        pieces.append(Piece(f" · {count(turn.characters)} characters", MUTED))
     if tried:
-        pieces.append(Piece("  tried ", MUTED))
-        if len(tried) > 3:
-            pieces.append(Piece(f"{len(tried)}, last ", MUTED))
-        for index, hop in enumerate(tried[-1:] if len(tried) > 3 else tried):
+        several = len(tried) > 3
+        pieces.append(Piece(f" · tried {len(tried)}, last " if several else " · tried ", MUTED))
+        for index, hop in enumerate(tried[-1:] if several else tried):
             pieces += [Piece((", " if index else "") + name(hop.account), MUTED), Piece(f" ✗{hop.mark}", BAD)]
     if turn.degradations:
-        pieces.append(Piece(f"  ▽ {clean(turn.degradations[-1])}", WARNING))
+        pieces.append(Piece(f" · ▽ {clean(turn.degradations[-1])}", WARNING))
     return content(pieces)
 
 
@@ -162,7 +162,13 @@ def cut(group: Group, width: int) -> list[Piece]:
 
 def content(pieces: Iterable[Piece]) -> Content:
     """Pieces as one text; nothing in them is parsed as markup."""
-    return Content.assemble(*((piece.text, piece.style) for piece in pieces))
+    parts: list[str | tuple[str, str]] = []
+    for text, style in pieces:
+        bare = text.strip(" ")
+        start = text.find(bare) if bare else len(text)
+        # Blanks need no style, and pictures of the screen keep them only so.
+        parts += [text[:start], (bare, style), text[start + len(bare) :]]
+    return Content.assemble(*(part for part in parts if part and part[0]))
 
 
 def details(turn: Turn) -> Content:

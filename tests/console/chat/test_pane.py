@@ -1,0 +1,557 @@
+"""The chat pane, driven by keys and answered event by event."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure, Origin, Role, Usage
+from smartfallback_console.chat.answer_text import AnswerMarkdown, AnswerText, PlainLines
+from smartfallback_console.chat.composer import Composer, Hints
+from smartfallback_console.chat.pane import SHOWN_ITEMS, Transcript
+from smartfallback_console.chat.turn_view import Footer, Notice, TurnView
+from support.chat_script import ChatApp, ScriptedSource, demo_source
+from support.console_data import NOW, RATE_LIMIT, hostile_snapshot, snapshot
+from textual.pilot import Pilot
+from textual.widgets import Markdown
+
+OUTAGE = Failure(ErrorCategory.API_FAILURE, "Internal error encountered.", http_status=500)
+COPILOT = Degradation(DegradationKind.FALLBACK_POOL, "copilot instead of antigravity")
+KEYS = {" ": "space", "/": "slash", "-": "minus"}
+
+
+class Driver:
+    """Types, looks and reads."""
+
+    def __init__(self, app: ChatApp, pilot: Pilot[None], source: ScriptedSource) -> None:
+        self.app, self.pilot, self.source = app, pilot, source
+
+    async def type(self, text: str) -> None:
+        await self.pilot.press(*(KEYS.get(character, character) for character in text))
+
+    async def ask(self, text: str) -> None:
+        await self.type(text)
+        await self.press("enter")
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def look(self, seconds: float = 0.2) -> None:
+        self.app.clock.advance(seconds)
+        await self.app.chat.look()
+        await self.pilot.pause()
+
+    @property
+    def composer(self) -> Composer:
+        return self.app.chat.query_one(Composer)
+
+    @property
+    def transcript(self) -> Transcript:
+        return self.app.chat.query_one(Transcript)
+
+    @property
+    def views(self) -> list[TurnView]:
+        return list(self.app.chat.query(TurnView))
+
+    def text(self, selector: str = "TurnView") -> str:
+        """What the last widget of that kind shows, as the terminal has it."""
+        widget = list(self.app.chat.query(selector))[-1]
+        return "\n".join(self.rows(widget.region.y, widget.region.bottom))
+
+    def rows(self, start: int = 0, end: int | None = None) -> list[str]:
+        strips = self.app.screen._compositor.render_strips()
+        return [strip.text.rstrip() for strip in strips[start:end]]
+
+    @property
+    def screen(self) -> str:
+        return "\n".join(self.rows())
+
+
+@asynccontextmanager
+async def chat(
+    source: ScriptedSource | None = None, *, size: tuple[int, int] = (100, 44), read_only: bool = False
+) -> AsyncIterator[Driver]:
+    source = source or demo_source()
+    app = ChatApp(source, read_only=read_only)
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        yield Driver(app, pilot, source)
+
+
+async def test_an_answer_streams_as_markdown_and_says_below_who_answered() -> None:
+    async with chat() as at:
+        await at.ask("why is the sky blue")
+        answer = at.source.answer().tries("ag-1").fails(RATE_LIMIT).tries("ag-3")
+        answer.says("It is **Rayleigh** ")
+        await at.look()
+        answer.says("scattering:\n\n- blue\n- violet\n")
+        await at.look()
+        assert "It is Rayleigh scattering:" in at.screen
+        assert "• violet" in at.screen
+        answer.finishes()
+        await at.look()
+        footer = at.text("Footer")
+        assert "ag-1 ✗429 → ag-3 ✓" in footer
+        for part in ("antigravity", "gemini-2.5-flash", "0.42s first, 2.31s", "812+230 tok", "$0.0012"):
+            assert part in footer
+        assert "degraded" not in footer
+        assert not at.app.chat.running
+
+
+async def test_while_waiting_the_status_says_where_the_request_is() -> None:
+    async with chat() as at:
+        await at.ask("hello")
+        answer = at.source.answer()
+        await at.look(0.3)
+        assert "choosing an account" in at.screen
+        answer.tries("ag-1").fails(RATE_LIMIT)
+        await at.look(0.3)
+        assert "choosing the next account" in at.screen
+        answer.tries("copilot-work", "copilot").degrades(COPILOT)
+        await at.look(3.0)
+        assert "waiting for copilot-work · 4s · tried ag-1 ✗429 · ▽ copilot instead of antigravity" in at.screen
+        answer.says("Hi")
+        await at.look(1.0)
+        assert "copilot-work answers" in at.screen
+        answer.finishes()
+        await at.look()
+        assert "copilot-work answers" not in at.screen
+
+
+async def test_the_footer_marks_estimated_tokens_degradation_and_an_early_end() -> None:
+    async with chat() as at:
+        await at.ask("hello")
+        answer = at.source.answer().tries("copilot-work", "copilot", "gpt-4o").degrades(COPILOT).says("Hi")
+        answer.finishes(usage=Usage(1_200, 40, estimated=True), cost=None, finish_reason="length")
+        await at.look()
+        footer = at.text("Footer")
+        assert "~1.2k+40 tok" in footer
+        assert "▽ degraded: copilot instead of antigravity" in footer
+        assert "ended by length" in footer
+        assert "$" not in footer
+
+
+async def test_escape_cancels_the_running_answer_and_keeps_what_came() -> None:
+    async with chat() as at:
+        await at.ask("tell me a story")
+        answer = at.source.answer().tries("ag-2").says("Once upon a time")
+        await at.look()
+        await at.press("escape")
+        assert answer.handle.cancelled
+        await at.look()
+        assert "Once upon a time" in at.screen
+        assert "Cancelled after 16 characters." in at.screen
+        assert "ag-2 ∅" in at.text("Footer")
+        assert not at.app.chat.running
+
+
+async def test_a_broken_answer_keeps_its_text_and_lists_every_attempt() -> None:
+    async with chat() as at:
+        await at.ask("go")
+        answer = at.source.answer().tries("ag-1").fails(RATE_LIMIT).tries("ag-3").says("It begins well")
+        await at.look()
+        answer.breaks(OUTAGE, next_available_at=NOW + 304.2, skipped=("ag-4: above the hard limit",))
+        await at.look()
+        shown = at.screen
+        assert "It begins well" in shown
+        assert "Broken off after 14 characters. api failure 500: Internal error encountered." in shown
+        assert "ag-1 ✗ rate limit 429: Resource has been exhausted" in shown
+        assert "ag-3 ✗ api failure 500" in shown
+        assert "ag-4: above the hard limit" in shown
+        assert "in 5m 04s" in shown
+        assert at.composer.has_focus
+
+
+async def test_an_unexpected_error_never_shows_its_text() -> None:
+    async with chat() as at:
+        await at.ask("go")
+        at.source.handles[-1].finish(ValueError("key=sk-1234567890abcdef1234"))
+        await at.look()
+        assert "No answer." in at.screen
+        assert "ValueError" in at.screen
+        assert "1234" not in at.screen
+
+
+async def test_a_core_that_ends_or_refuses_is_said() -> None:
+    async with chat() as at:
+        await at.ask("go")
+        at.source.handles[-1].finish()
+        await at.look()
+        assert "The core ended before the answer was complete." in at.screen
+        at.source.refuses = "the core is stopped"
+        await at.ask("again")
+        assert "could not be sent: the core is stopped" in at.screen
+        assert not at.app.chat.running
+
+
+async def test_requests_carry_origin_session_and_the_turns_before() -> None:
+    async with chat() as at:
+        await at.ask("one")
+        at.source.answer().tries("ag-1").says("first").finishes()
+        await at.look()
+        await at.ask("two")
+        at.source.answer().tries("ag-2").says("half").breaks(OUTAGE)
+        await at.look()
+        await at.ask("three")
+        first, second, third = at.source.requests
+        assert {request.origin for request in at.source.requests} == {Origin.CHAT}
+        assert first.session
+        assert first.session == second.session == third.session
+        assert [(message.role, message.content) for message in third.messages] == [
+            (Role.USER, "one"),
+            (Role.ASSISTANT, "first"),
+            (Role.USER, "two"),
+            (Role.ASSISTANT, "half"),
+            (Role.USER, "three"),
+        ]
+
+
+async def test_clear_begins_a_new_session_and_ends_a_running_answer() -> None:
+    async with chat() as at:
+        await at.ask("one")
+        await at.ask("/clear")
+        assert at.source.handles[0].cancelled
+        assert not at.views
+        assert "Ask anything" in at.screen
+        await at.ask("two")
+        first, second = at.source.requests
+        assert first.session != second.session
+        assert len(second.messages) == 1
+
+
+async def test_chain_and_pin_are_used_shown_and_checked() -> None:
+    async with chat() as at:
+        await at.ask("/chain fast")
+        await at.ask("/pin ag-2")
+        await at.ask("hello")
+        request = at.source.requests[-1]
+        assert (request.chain, request.pin) == ("fast", "ag-2")
+        assert "Chat · fast · pinned to ag-2" in str(at.app.chat.border_title)
+        at.source.answer().tries("ag-2").says("hi").finishes()
+        await at.look()
+        await at.ask("/pin ag-22")
+        assert "There is no account 'ag-22'. Did you mean ag-2?" in " ".join(at.screen.split())
+        await at.ask("/chain nope")
+        assert "There are default, fast." in at.screen
+        await at.ask("/unpin")
+        await at.ask("again")
+        assert at.source.requests[-1].pin is None
+
+
+async def test_retry_asks_the_same_by_none_of_those_that_answered() -> None:
+    async with chat() as at:
+        await at.ask("/retry")
+        assert "There is nothing to retry yet." in at.screen
+        await at.ask("one")
+        at.source.answer().tries("ag-1").fails(RATE_LIMIT).tries("ag-3").says("answer").finishes()
+        await at.look()
+        await at.ask("/retry")
+        again = at.source.requests[-1]
+        assert [message.content for message in again.messages] == ["one"]
+        assert again.avoid == {"ag-3"}
+        at.source.answer().tries("ag-7").says("better").finishes()
+        await at.look()
+        await at.ask("/retry")
+        assert at.source.requests[-1].avoid == {"ag-3", "ag-7"}
+        at.source.answer().tries("ag-2").breaks(OUTAGE)
+        await at.look()
+        await at.ask("two")
+        assert [message.content for message in at.source.requests[-1].messages] == ["one", "better", "two"]
+
+
+async def test_retry_with_the_pinned_account_is_refused_with_the_way_out() -> None:
+    async with chat() as at:
+        await at.ask("/pin ag-2")
+        await at.ask("one")
+        at.source.answer().tries("ag-2").says("answer").finishes()
+        await at.look()
+        await at.ask("/retry")
+        assert "/unpin first" in at.screen
+        assert len(at.source.requests) == 1
+
+
+async def test_an_unknown_command_says_what_is_allowed_and_is_not_sent() -> None:
+    async with chat() as at:
+        await at.ask("/retri")
+        shown = " ".join(at.text("Notice").split())
+        assert "/retri is no command. Did you mean /retry?" in shown
+        assert "/pin ACCOUNT" in shown
+        assert not at.source.requests
+        await at.ask("//etc/hosts")
+        assert at.source.requests[-1].messages[-1].content == "/etc/hosts"
+
+
+async def test_help_lists_all_commands() -> None:
+    async with chat() as at:
+        await at.ask("/help")
+        for command in ("/clear", "/chain NAME", "/pin ACCOUNT", "/unpin", "/retry", "/cancel", "ctrl+j"):
+            assert command in at.screen
+
+
+async def test_cancel_as_a_command() -> None:
+    async with chat() as at:
+        await at.ask("/cancel")
+        assert "There is no answer to stop." in at.screen
+        await at.ask("one")
+        await at.ask("/cancel")
+        assert at.source.handles[-1].cancelled
+
+
+async def test_tab_completes_commands_and_names() -> None:
+    async with chat() as at:
+        await at.type("/pi")
+        assert at.app.chat.query_one(Hints).display
+        await at.press("tab")
+        assert at.composer.text == "/pin "
+        await at.type("cop")
+        await at.press("tab")
+        assert at.composer.text == "/pin copilot-"
+        await at.type("h")
+        await at.press("tab", "enter")
+        assert at.app.chat.conversation.pin == "copilot-home"
+        assert not at.app.chat.query_one(Hints).display
+
+
+async def test_a_second_prompt_waits_in_the_field_while_an_answer_runs() -> None:
+    async with chat() as at:
+        await at.ask("one")
+        await at.ask("two")
+        assert len(at.source.requests) == 1
+        assert at.composer.text == "two"
+        assert "esc stops it" in at.screen
+        at.source.answer().tries("ag-1").says("x").finishes()
+        await at.look()
+        await at.press("enter")
+        assert at.source.requests[-1].messages[-1].content == "two"
+
+
+async def test_keys_of_the_field() -> None:
+    async with chat() as at:
+        await at.press("enter")
+        await at.type("  ")
+        await at.press("enter")
+        assert not at.source.requests
+        at.composer.put("")
+        await at.type("a")
+        await at.press("ctrl+j")
+        await at.type("b")
+        assert at.composer.text == "a\nb"
+        assert at.composer.size.height == 2
+        await at.press("enter")
+        assert at.source.requests[-1].messages[-1].content == "a\nb"
+        at.source.answer().tries("ag-1").says("x").finishes()
+        await at.look()
+        await at.ask("second")
+        await at.press("up")
+        assert at.composer.text == "second"
+        await at.press("up")
+        assert at.composer.text == "a\nb"
+        await at.press("down", "down")
+        assert at.composer.text == ""
+        await at.type("mine")
+        await at.press("up")
+        assert at.composer.text == "mine"
+
+
+async def test_details_tell_every_attempt_and_why_it_was_chosen() -> None:
+    async with chat() as at:
+        await at.ask("one")
+        at.source.answer().tries("ag-1").fails(RATE_LIMIT).tries("ag-2").says("x").finishes()
+        await at.look()
+        assert "best of the top by score" not in at.screen
+        await at.press("ctrl+o")
+        shown = " ".join(at.screen.split())
+        assert "1 ag-1 antigravity, gemini-2.5-flash 0.31s ✗ rate limit 429: Resource" in shown
+        assert "then: switch account" in shown
+        assert "2 ag-2 antigravity, gemini-2.5-flash 2.31s ✓ answered" in shown
+        assert "chosen by hybrid: best of the top by score, score 0." in shown
+        assert "passed over: ag-3 above the soft limit" in shown
+        await at.press("ctrl+o")
+        assert "best of the top by score" not in at.screen
+        await at.pilot.click(Footer)
+        await at.pilot.pause()
+        assert "best of the top by score" in at.screen
+
+
+async def test_old_turns_leave_the_screen_but_not_the_memory() -> None:
+    async with chat() as at:
+        for number in range(SHOWN_ITEMS + 5):
+            at.composer.put(f"question {number}")
+            await at.press("enter")
+            at.source.answer().tries("ag-1").says("ok").finishes()
+            await at.look()
+        assert len(at.views) == SHOWN_ITEMS
+        assert at.views[0].turn.prompt == "question 5"
+        assert len(at.app.chat.conversation.turns) == SHOWN_ITEMS + 5
+
+
+async def test_the_transcript_follows_only_a_reader_at_the_end() -> None:
+    async with chat(size=(60, 20)) as at:
+        await at.ask("long")
+        answer = at.source.answer().tries("ag-1")
+        answer.says("".join(f"{number}\n\n" for number in range(40)))
+        await at.look()
+        assert at.transcript.is_vertical_scroll_end
+        await at.press("pageup")
+        there = at.transcript.scroll_offset.y
+        assert there < at.transcript.max_scroll_y
+        answer.says("".join(f"{number}\n\n" for number in range(40, 60)))
+        await at.look()
+        assert at.transcript.scroll_offset.y == there
+        assert "lines below" in str(at.app.chat.border_subtitle)
+        while not at.transcript.is_vertical_scroll_end:
+            await at.press("pagedown")
+        answer.says("the end\n\nof it")
+        await at.look()
+        assert at.transcript.is_vertical_scroll_end
+        assert "of it" in at.screen
+
+
+HOSTILE = (
+    "[/x] [bold red]no[/] [@click=app.quit]quit[/] \x1b[2J\x07\x00 \u202eevil &#x202e;turned <b>html</b>\n\n"
+    "# [/h] 💥 {}\n\n```[/lexer]\n[/code] \x1b]0;title\x07\n```\n\n"
+    "| [/a] | [b] |\n| --- | --- |\n| [/cell] | [@click=app.bell]x[/] |\n\n"
+    "[link](javascript:alert(1)) ![img]([/src]) <https://example.org/[x]>\n\n> > > deep\n\n1. [/li]\n"
+)
+
+
+async def test_hostile_text_is_only_text() -> None:
+    async with chat(ScriptedSource(hostile_snapshot())) as at:
+        at.composer.put(HOSTILE)
+        await at.press("enter")
+        answer = at.source.answer().tries("[/bold][@click=app.quit]x[/]", "[/pool]\x1b[2J", "\u202emodel[/]")
+        answer.fails(Failure(ErrorCategory.UNKNOWN, "[/oops]\x1b[31m")).tries("n" * 200, "p" * 200)
+        for character in HOSTILE:
+            answer.says(character)
+        await at.look()
+        answer.finishes(finish_reason="[/why]\x1b")
+        await at.look()
+        await at.press("ctrl+o")
+        whole = at.views[-1]
+        for forbidden in "\x1b\x07\x00\u202e":
+            assert forbidden not in at.screen
+            assert forbidden not in whole.turn.text
+        assert "[@click=app.quit]" in at.screen
+        assert "<b>html</b>" in at.screen
+        assert "turned" in at.screen
+        for widget in whole.query("*"):
+            await at.pilot.hover(widget)
+        await at.ask("/pin \\[")
+        assert at.app.is_running
+
+
+async def test_table_cells_have_no_tooltip_that_would_be_parsed_as_markup() -> None:
+    async with chat() as at:
+        await at.ask("table")
+        answer = at.source.answer().tries("ag-1").says("| [/a] |\n| --- |\n| [/b] |\n")
+        await at.look()
+        answer.says("| [/c] |\n")
+        await at.look()
+        answer.finishes()
+        await at.look()
+        cells = list(at.app.chat.query("MarkdownTableContent > Static"))
+        assert len(cells) == 3
+        assert [cell.tooltip for cell in cells] == [None, None, None]
+
+
+async def test_a_link_is_shown_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    async with chat() as at:
+        monkeypatch.setattr(at.app, "open_url", lambda url, **_: opened.append(url))
+        await at.ask("link")
+        at.source.answer().tries("ag-1").says("[here](https://example.org/[/x])").finishes()
+        await at.look()
+        markdown = at.app.chat.query_one(AnswerMarkdown)
+        markdown.post_message(Markdown.LinkClicked(markdown, "https://example.org/[/x]"))
+        await at.pilot.pause()
+        assert not opened
+        assert "https://example.org/[/x]" in at.screen
+
+
+async def test_a_huge_answer_is_formatted_in_part_and_kept_whole() -> None:
+    async with chat() as at:
+        await at.ask("huge")
+        answer = at.source.answer().tries("ag-1")
+        paragraph = "word " * 40 + "\n\n"
+        for _ in range(1_000):
+            answer.says(paragraph)
+        answer.says("x" * 10_000 + "\n\nthe very end")
+        await at.look()
+        answer.finishes()
+        await at.look()
+        view = at.views[-1]
+        assert view.turn.characters > 200_000
+        assert len(list(view.query("MarkdownBlock"))) < 200
+        assert view.query_one(PlainLines).display
+        assert "the very end" in at.screen
+
+
+async def test_a_line_of_ten_thousand_characters_is_shown_whole() -> None:
+    async with chat(size=(80, 200)) as at:
+        await at.ask("line")
+        answer = at.source.answer().tries("ag-1")
+        for _ in range(10):
+            answer.says("0123456789" * 100)
+            await at.look()
+        answer.finishes()
+        await at.look()
+        digits = sum(character.isdigit() for row in at.rows() for character in row if len(row) > 60)
+        assert digits >= 9_900
+
+
+async def test_fifty_tokens_a_second_cost_at_most_ten_appends_a_second() -> None:
+    async with chat() as at:
+        await at.ask("stream")
+        answer = at.source.answer().tries("ag-1")
+        for number in range(500):
+            answer.says(f"token{number} ")
+            at.app.clock.advance(0.02)
+            await at.app.chat.look()
+        text = at.app.chat.query_one(AnswerText)
+        assert 50 <= text.appends <= 101
+        answer.finishes()
+        await at.look()
+        assert at.app.chat.query_one(AnswerMarkdown).source.count("token") == 500
+
+
+async def test_a_read_only_console_does_not_send_and_says_why() -> None:
+    async with chat(read_only=True) as at:
+        assert "Read-only: a chat would spend quota" in at.screen
+        await at.type("hello")
+        await at.press("enter")
+        assert not at.source.requests
+        assert at.composer.text == ""
+
+
+async def test_the_empty_state_tells_simulated_answers_once_the_core_is_up() -> None:
+    source = ScriptedSource(None)
+    async with chat(source) as at:
+        assert "Ask anything" in at.screen
+        assert "Simulated" not in at.screen
+        source.view = snapshot()
+        at.app.chat.greet()
+        await at.pilot.pause()
+        assert "Simulated" in at.screen
+        source.view = snapshot(simulated=False)
+    async with chat(source) as at:
+        assert "Simulated" not in at.screen
+
+
+async def test_a_prompt_beyond_all_bounds_stays_in_the_field() -> None:
+    async with chat() as at:
+        at.composer.put("x" * 200_001)
+        await at.press("enter")
+        assert not at.source.requests
+        assert "at most 200,000 are sent" in at.screen
+        assert len(at.composer.text) == 200_001
+
+
+async def test_remarks_stand_above_the_running_answer() -> None:
+    async with chat() as at:
+        await at.ask("one")
+        await at.ask("/pin ag-2")
+        children = list(at.transcript.children)
+        assert isinstance(children[-1], TurnView)
+        assert isinstance(children[-2], Notice)
