@@ -1,4 +1,4 @@
-"""The command ``smartfallback`` as a real process, in a home of its own."""
+"""The command ``smartfallback`` in a home of its own: as a process, or within the test's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from smartfallback.cli import main
 
 COMMAND = (sys.executable, "-m", "smartfallback.cli")
 
@@ -40,6 +44,32 @@ def run(
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8")
     )
+
+
+class Inside:
+    """Runs the command within the test's process, which saves the half second that a new one takes."""
+
+    def __init__(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self._home = home
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def run(self, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end."""
+        with self._monkeypatch.context() as patch:
+            for name, value in environment(self._home, **variables).items():
+                patch.setenv(name, value)
+            patch.chdir(self._home)
+            patch.setattr(sys, "argv", ["smartfallback", *map(str, arguments)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        said = self._capsys.readouterr()
+        code = ended.value.code
+        return subprocess.CompletedProcess(
+            arguments, code if isinstance(code, int) else bool(code), said.out, said.err
+        )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -151,5 +151,9 @@ def _check_chains(report: Report) -> None:
 
 def _check_state(report: Report) -> None:
     state = report.document.get("state")
-    if isinstance(state, dict) and "mode" in state and "redis_url" not in state:
+    if not isinstance(state, dict):
+        return
+    if "redis_url" in state:
+        report.warn(("state", "redis_url"), "not used by this version: state stays in this process")
+    elif "mode" in state:
         report.warn(("state", "mode"), "has no effect without redis_url")

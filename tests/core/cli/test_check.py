@@ -93,7 +93,7 @@ async def test_each_account_gets_a_line_with_what_is_wrong_and_what_to_do(tmp_pa
             "limited": http_pool("openai", f"{server.url}/limited", ("li-1", "GOOD")),
             "redirect": http_pool("openai", f"{server.url}/redirect", ("re-1", "GOOD")),
             "refused": http_pool("openai", "http://127.0.0.1:1/v1", ("down-1", "GOOD")),
-            "local": f'provider = "local"\nmodel_path = "{tmp_path}/none.gguf"\naccounts = [{{ id = "gguf" }}]',
+            "local": 'provider = "local"\nmodel_path = "none.gguf"\naccounts = [{ id = "gguf" }]',
             "copilot": 'provider = "copilot"\naccounts = [{ id = "co-1" }]',
         }
         config = written(tmp_path, pools)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smartfallback.config.starter import STARTER
-from support.command import contents, run
+from support.command import Inside, contents, run
 
 
 def mode(path: Path) -> int:
@@ -86,32 +86,44 @@ def test_a_dangling_link_is_a_mistake_and_not_the_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stdin", "said"),
+    ("arguments", "said"),
     [
-        (["chat"], b"", "Missing argument"),
-        (["chat", ""], b"", "prompt is empty"),
-        (["chat", "-"], b" \n", "prompt is empty"),
-        (["chat", "-"], b"\xff\xfe", "not UTF-8"),
-        (["chat", "hello", "--demo", "--config", "x.toml"], b"", "--demo or --config"),
-        (["chat", "hello", "--nonsense"], b"", "--nonsense"),
-        (["nonsense"], b"", "nonsense"),
+        (["chat"], "Missing argument"),
+        (["chat", ""], "prompt is empty"),
+        (["chat", "hello", "--demo", "--config", "x.toml"], "--demo or --config"),
+        (["chat", "hello", "--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
     ],
 )
 def test_wrong_usage_ends_with_exit_code_2(
-    tmp_path: Path, arguments: list[str], stdin: bytes, said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
 ) -> None:
-    done = run(tmp_path, *arguments, stdin=stdin)
+    done = Inside(tmp_path, monkeypatch, capsys).run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("stdin", "said"), [(b" \n", "prompt is empty"), (b"\xff\xfe", "not UTF-8")])
+def test_a_prompt_from_standard_input_must_be_text(tmp_path: Path, stdin: bytes, said: str) -> None:
+    done = run(tmp_path, "chat", "-", stdin=stdin)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["init", "check", "chat"])
-def test_help_states_the_exit_codes(tmp_path: Path, command: str) -> None:
-    done = run(tmp_path, command, "--help")
-    assert done.returncode == 0
-    assert "Exit codes: 0" in done.stdout
+def test_help_states_the_exit_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("init", "check", "chat"):
+        done = Inside(tmp_path, monkeypatch, capsys).run(command, "--help")
+        assert done.returncode == 0
+        assert "Exit codes: 0" in done.stdout
 
 
 def test_help_loads_neither_engine_nor_network(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from support.command import contents, run
+from support.command import Inside, contents, run
 
 CANARY = "c4n4ry-S3cr3t-0123456789abcdef"
 """Stands where secrets stand; must come out nowhere."""
@@ -268,11 +269,10 @@ SECRETS = {
 }
 
 
-def check(home: Path, config: Path) -> str:
+def check(home: Path, config: Path, command: Inside | None = None) -> str:
     """Run ``check`` on a wrong configuration and return its report."""
     before = contents(home)
-    done = run(
-        home,
+    done = (partial(run, home) if command is None else command.run)(
         "check",
         "--config",
         config,
@@ -296,10 +296,12 @@ def reports(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_one_report_has_every_mistake_with_its_line_and_what_to_do(tmp_path: Path, case: Case) -> None:
+def test_one_report_has_every_mistake_with_its_line_and_what_to_do(
+    tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "my config.toml"
     config.write_text(case.text)
-    head, *mistakes = reports(check(tmp_path, config))
+    head, *mistakes = reports(check(tmp_path, config, Inside(tmp_path, monkeypatch, capsys)))
     assert head == f"{len(case.reports)} mistake{'s' * (len(case.reports) > 1)} in {config}"
     assert len(mistakes) == len(case.reports), mistakes
     for mistake, (line, pieces) in zip(mistakes, case.reports, strict=True):
