@@ -188,6 +188,8 @@ class Orchestrator:
     def preload_usage(self, used: Mapping[str, float]) -> None:
         """Set what accounts have used of their first quota window, before traffic starts.
 
+        An account that has used anything counts as just used.
+
         Raises:
             KeyError: An account doesn't exist.
         """
@@ -196,6 +198,9 @@ class Orchestrator:
         for name, amount in used.items():
             account = self._roster.accounts[name]
             account.ledger.set_used(0, amount, at, TruthLabel.MEASURED)
+            if amount > 0 and account.last_used is None:
+                account.last_used = now
+                account.last_used_at = at
             self._placement.place(account, now)
 
     def _circuit_changed(self, change: CircuitChange) -> None:
