@@ -111,19 +111,20 @@ from smartfallback.model.specs import (
 )
 
 if TYPE_CHECKING:
-    from smartfallback.config import ConfigError, LoadedConfig, find_config, load_config
+    from smartfallback.config import ConfigError, ConfigWarning, LoadedConfig, load_config, locate_config
     from smartfallback.engine.bus import Subscription
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.simulation.demo import Demo, demo
 
 _LAZY = {
     "ConfigError": "smartfallback.config",
+    "ConfigWarning": "smartfallback.config",
     "Demo": "smartfallback.simulation.demo",
     "LoadedConfig": "smartfallback.config",
     "Orchestrator": "smartfallback.engine.orchestrator",
     "Subscription": "smartfallback.engine.bus",
     "demo": "smartfallback.simulation.demo",
-    "find_config": "smartfallback.config",
+    "locate_config": "smartfallback.config",
     "load_config": "smartfallback.config",
 }
 
@@ -160,6 +161,7 @@ __all__ = [
     "Command",
     "CommandResult",
     "ConfigError",
+    "ConfigWarning",
     "CooldownStarted",
     "Decision",
     "Degradation",
@@ -230,6 +232,6 @@ __all__ = [
     "WindowSpec",
     "WindowView",
     "demo",
-    "find_config",
     "load_config",
+    "locate_config",
 ]
