@@ -79,7 +79,7 @@ def start_parent(endless: Path) -> Iterator[Callable[..., subprocess.Popen[str]]
 
     def start(what: str, **environment: str) -> subprocess.Popen[str]:
         path = os.pathsep.join([*filter(None, [environment.pop("SHADOW", "")]), *sys.path])
-        parent = subprocess.Popen(  # noqa: S603 - this interpreter runs the lines above
+        parent = subprocess.Popen(
             [sys.executable, "-c", PARENT, str(endless), what],
             env={**os.environ, "PYTHONPATH": path, **environment},
             stdout=subprocess.PIPE,

@@ -206,7 +206,7 @@ def test_asking_whether_it_is_available_does_not_import_llama_cpp(endless: Path)
         "assert LocalProvider(local_pool(Path(sys.argv[1])), SystemClock()).unavailable() == ''\n"
         "assert not {'llama_cpp', 'numpy', 'gguf'} & set(sys.modules)\n"
     )
-    run = subprocess.run(  # noqa: S603 - this interpreter runs the lines above
+    run = subprocess.run(
         [sys.executable, "-c", source, str(endless)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
