@@ -64,7 +64,7 @@ async def _serve() -> None:
 def stub_upstream() -> Iterator[str]:
     """The base URL of a running stub."""
     command = [sys.executable, __file__]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - this very file
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             port = process.stdout.readline().strip() if process.stdout else ""
             yield f"http://127.0.0.1:{port}/v1"
