@@ -99,7 +99,9 @@ class Dashboard(Screen[None]):
             yield LatencyPanel(id="latency")
             yield TrafficPanel(id="traffic")
             yield RoutingFeed(self.routing, id="routing")
-            yield ChatPane(id="chat")
+            yield ChatPane(
+                self.source, read_only=self.READ_ONLY, clock=self._clock, live=self._live, id="chat"
+            )
         yield Prompt(self._complete, id="prompt")
         yield KeyBar(id="keys")
 

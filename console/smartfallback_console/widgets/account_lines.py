@@ -60,7 +60,7 @@ class Columns:
     def for_width(cls, width: int, longest_name: int) -> Columns:
         """The columns that ``width`` cells have room for; the most needed first."""
         wide, roomy, medium, small = width >= 150, width >= 106, width >= 92, width >= 60
-        name = max(6, min(longest_name, 28 if wide else 20 if roomy else 14 if small else 10))
+        name = max(8, min(longest_name, 28 if wide else 20 if roomy else 14 if small else 10))
         fixed = {
             "label": 14 if wide else 12 if roomy else 0,
             "resets": 7 if medium else 6 if small else 0,
@@ -74,7 +74,7 @@ class Columns:
         # 2 cells of sign, 6 of percentage, one gap after each column that is shown.
         taken = 2 + name + 1 + 1 + 6 + 1 + sum(value + 1 for value in fixed.values() if value)
         free = max(0, width - taken)
-        bar = max(0, min(30, free * 2 // 5)) if free >= 12 else 0
+        bar = max(0, min(34, max(free * 2 // 5, free - 34))) if free >= 12 else 0
         state = max(0, free - bar)
         return cls(name=name, bar=bar, state=state, **fixed)
 

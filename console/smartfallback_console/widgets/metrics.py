@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,8 @@ class FairnessPanel(Metric):
             shared = pool.fairness.share_of_limit
             text = f"  tokens {_gini(tokens)}  share {_gini(shared)}"
             return out.put(fit(text, width), ink.muted).line()
-        word = " uneven" if alarm else " even"
-        name = max(4, min(12, width - 6 - len(word) - 8))
+        word = " uneven" if alarm else " even" if gini <= EVEN else ""
+        name = max(4, min(12, width - 21))
         out.put(fit(pool.name, name), ink.text).put(f" {gini:.3f}", tone).put(fit(word, 8), tone)
         rest = width - out.length
         if rest >= 4:
@@ -96,6 +97,7 @@ class LatencyPanel(Metric):
     def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
         """Two charts, each beside its percentiles, over one axis."""
         rows = self.rows
+        snapshot = replace(snapshot, **_window(snapshot.latency, snapshot.first_token))
         first_height = max(1, (rows - 1) // 2)
         total_height = max(1, rows - 1 - first_height)
         if rows < 3:
@@ -110,8 +112,26 @@ class LatencyPanel(Metric):
         return _axis(snapshot.latency, width, ink)
 
 
+EVEN = 0.1
+"""Up to this Gini coefficient a pool's use is called even."""
+
 LEGEND = 13
 """Cells beside a histogram for its name and percentiles."""
+
+
+def _window(*views: LatencyView) -> dict[str, LatencyView]:
+    """The views cut to the bins that hold samples in any of them, one empty bin on each side."""
+    bins = min(len(view.counts) for view in views)
+    filled = [index for index in range(bins) if any(view.counts[index] for view in views)]
+    if not filled:
+        return {}
+    first = max(0, min(filled) - 1)
+    last = min(bins - 1, max(max(filled) + 1, first + 9))
+    cut = (
+        replace(view, bounds=view.bounds[first : last + 1], counts=view.counts[first : last + 1])
+        for view in views
+    )
+    return dict(zip(("latency", "first_token"), cut, strict=True))
 
 
 def _chart_line(view: LatencyView, label: str, line: int, height: int, width: int, ink: Ink) -> Line:

@@ -129,19 +129,32 @@ class PaneArea(Container):
     class Rearranged(Message):
         """Other panes may be in sight."""
 
-    pane: reactive[str] = reactive("accounts", layout=True)
+    pane: reactive[str] = reactive("accounts")
     """The pane that is shown when there is room for one only."""
-    zoomed: reactive[bool] = reactive(default=False, layout=True)
+    zoomed: reactive[bool] = reactive(default=False)
     """Whether only that pane is shown at any size."""
-    account_lines: reactive[int] = reactive(12, layout=True)
+    account_lines: reactive[int] = reactive(12)
     """Lines that the accounts would like."""
 
     def __init__(self, *children: Widget, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(*children, id=id)
         self._pane_layout = _PaneLayout()
 
+    def watch_pane(self) -> None:
+        """Arrange anew."""
+        self._rearrange()
+
+    def watch_zoomed(self) -> None:
+        """Arrange anew."""
+        self._rearrange()
+
     def watch_account_lines(self) -> None:
         """Fewer accounts may leave room for another pane."""
+        self._rearrange()
+
+    def _rearrange(self) -> None:
+        for child in self.children[:1]:
+            child.refresh(layout=True)  # a child's request makes this container forget where all stood
         self.post_message(self.Rearranged())
 
     @property

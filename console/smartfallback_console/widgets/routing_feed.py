@@ -103,6 +103,8 @@ class RoutingFeed(LineView):
         if not self._shown:
             text = "Nothing routed yet." if not self.pattern else f"Nothing matches /{self.pattern}"
             return LineWriter().put(fit(text if index else "", width, "center"), ink.muted).line()
+        if index >= len(self._shown):
+            return ()
         entry = self._shown[index]
         if isinstance(entry, NoteEntry):
             return note_line(entry, width, ink)

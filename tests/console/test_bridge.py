@@ -1,0 +1,217 @@
+"""The core on its own thread: snapshots, commands, chats, failures at start, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from smartfallback.model.commands import Command, CommandResult, Drain
+from smartfallback.model.events import Delta, Event
+from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
+from smartfallback.model.requests import Request
+from smartfallback.model.snapshot import Snapshot
+from smartfallback_console.bridge import CoreThread, SourceState, Subscription
+from support import console_data
+
+REQUEST = Request.ask("hello")
+
+
+class Queue:
+    def __init__(self) -> None:
+        self.waiting: list[Event] = []
+
+    def drain(self) -> tuple[tuple[Event, ...], int]:
+        taken, self.waiting = tuple(self.waiting), []
+        return taken, 0
+
+
+@dataclass
+class Core:
+    """An engine that notes on which thread it is used."""
+
+    queue: Queue = field(default_factory=Queue)
+    threads: set[int] = field(default_factory=set)
+    snapshots: int = 0
+    closed: bool = False
+    cancelled: bool = False
+    unsubscribed: bool = False
+
+    @property
+    def orchestrator(self) -> Core:
+        return self
+
+    def snapshot(self) -> Snapshot:
+        self.threads.add(threading.get_ident())
+        self.snapshots += 1
+        return console_data.snapshot(version=self.snapshots)
+
+    def subscribe(self, backlog: int = 0) -> Subscription:
+        assert backlog > 0
+        return self.queue
+
+    def unsubscribe(self, subscription: object) -> None:
+        self.unsubscribed = subscription is self.queue
+
+    def execute(self, command: Command) -> CommandResult:
+        self.threads.add(threading.get_ident())
+        return CommandResult(ok=True, message=repr(command))
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        self.threads.add(threading.get_ident())
+        text = request.messages[0].content
+        yield Delta(1, 0.0, "r", "first")
+        if text == "fail":
+            raise RequestError("r", Failure(ErrorCategory.UNKNOWN, "broken"))
+        if text == "hang":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled = True
+        yield Delta(2, 0.0, "r", "second")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Core]:
+        try:
+            yield self
+        finally:
+            self.closed = True
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread, with a bound."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def core() -> Core:
+    return Core()
+
+
+@asynccontextmanager
+async def started(core: Core) -> AsyncIterator[CoreThread]:
+    thread = CoreThread(core.running)
+    thread.start()
+    try:
+        await until(lambda: thread.state is not SourceState.STARTING)
+        yield thread
+    finally:
+        await asyncio.to_thread(thread.stop)
+
+
+async def test_snapshots_come_only_while_somebody_looks(core: Core) -> None:
+    async with started(core) as thread:
+        first = thread.latest()
+        assert first is not None
+        thread.watch(0.005)
+        await until(lambda: core.snapshots > 5)
+        thread.watch(None)
+        assert (await thread.execute(Drain("ag-1"))).ok
+        settled = core.snapshots
+        assert (await thread.execute(Drain("ag-1"))).ok
+        assert core.snapshots == settled + 1
+        assert thread.latest() is not first
+
+
+async def test_all_of_it_happens_on_the_cores_thread(core: Core) -> None:
+    async with started(core) as thread:
+        await thread.execute(Drain("ag-1"))
+        handle = thread.start_chat(REQUEST)
+        await until(lambda: handle.done)
+    assert len(core.threads) == 1
+    assert threading.get_ident() not in core.threads
+
+
+async def test_a_chat_streams_and_ends(core: Core) -> None:
+    async with started(core) as thread:
+        handle = thread.start_chat(REQUEST)
+        await until(lambda: handle.done)
+        assert [event.text for event in handle.drain() if isinstance(event, Delta)] == ["first", "second"]
+        assert handle.error is None
+        assert handle.drain() == ()
+        handle.cancel()
+        assert not handle.cancelled
+
+
+async def test_a_chat_that_fails_tells_the_error(core: Core) -> None:
+    async with started(core) as thread:
+        handle = thread.start_chat(Request.ask("fail"))
+        await until(lambda: handle.done)
+        assert isinstance(handle.error, RequestError)
+        assert len(handle.drain()) == 1
+
+
+async def test_cancelling_a_chat_ends_the_call(core: Core) -> None:
+    async with started(core) as thread:
+        handle = thread.start_chat(Request.ask("hang"))
+        await until(lambda: bool(handle.drain()))
+        handle.cancel()
+        handle.cancel()
+        await until(lambda: handle.done)
+        assert core.cancelled
+        assert handle.cancelled
+        assert handle.error is None
+
+
+async def test_a_chat_cancelled_before_it_began_never_runs_on(core: Core) -> None:
+    async with started(core) as thread:
+        handle = thread.start_chat(Request.ask("hang"))
+        handle.cancel()
+        await until(lambda: handle.done)
+
+
+async def test_stop_ends_running_chats_and_the_system(core: Core) -> None:
+    async with started(core) as thread:
+        handle = thread.start_chat(Request.ask("hang"))
+        await until(lambda: bool(handle.drain()))
+        assert await asyncio.to_thread(thread.stop)
+        assert core.closed
+        assert core.cancelled
+        assert core.unsubscribed
+        assert handle.done
+        assert thread.state is SourceState.STOPPED
+        with pytest.raises(RuntimeError):
+            thread.start_chat(REQUEST)
+
+
+async def test_a_core_that_cannot_start_says_why() -> None:
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[Core]:
+        raise OSError("no free port")
+        yield Core()
+
+    thread = CoreThread(broken)
+    thread.start()
+    await until(lambda: thread.state is SourceState.FAILED)
+    assert thread.failure == "OSError: no free port"
+    assert thread.stop()
+    with pytest.raises(RuntimeError, match="no free port"):
+        thread.start_chat(REQUEST)
+
+
+async def test_a_core_that_is_stopped_while_it_starts_ends_too() -> None:
+    entered = threading.Event()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[Core]:
+        entered.set()
+        await asyncio.Event().wait()
+        yield Core()
+
+    thread = CoreThread(slow)
+    thread.start()
+    await asyncio.to_thread(entered.wait, 10)
+    begun = time.monotonic()
+    assert await asyncio.to_thread(thread.stop, 10)
+    assert time.monotonic() - begun < 10
+
+
+def test_stop_without_start_is_nothing() -> None:
+    assert CoreThread(Core().running).stop()
