@@ -76,6 +76,9 @@ def _pool(name: str, table: PoolTable, keys: Mapping[KeyPath, Secret], folder: P
         burst_cooldown_s=table.burst_cooldown_s,
         price=None if table.price is None else Price(table.price.input, table.price.output),
         notice=table.notice,
+        quota_source=table.quota_source,
+        quota_url=table.quota_url,
+        quota_ttl_s=table.quota_ttl_s,
     )
 
 

@@ -21,7 +21,14 @@ from smartfallback.model.circuits import (
 )
 from smartfallback.model.quota import QuotaUnit, WindowKind
 from smartfallback.model.requests import Capability
-from smartfallback.model.specs import HybridSettings, ProviderKind, Recency, ReserveRule, Strategy
+from smartfallback.model.specs import (
+    HybridSettings,
+    ProviderKind,
+    QuotaSourceRule,
+    Recency,
+    ReserveRule,
+    Strategy,
+)
 from smartfallback.policy.reset_calendar import parse_reset
 
 
@@ -54,7 +61,18 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _quota_address(value: str) -> str:
+    if not value.startswith("/"):
+        return _http_url(value)
+    if value.startswith("//") or any(
+        char in "?#" or char.isspace() or not char.isprintable() for char in value
+    ):
+        raise refusal("is not a path", allowed='a path such as "/v1beta/quotaStatus", or a whole address')
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
+QuotaAddress = Annotated[str, AfterValidator(_quota_address)]
 Url = Annotated[str, AfterValidator(_http_url)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -233,6 +251,9 @@ class PoolTable(Table):
     burst_cooldown_s: Positive = 5.0
     price: PriceTable | None = None
     notice: str = ""
+    quota_source: Annotated[QuotaSourceRule, Field(strict=False)] = QuotaSourceRule.AUTO
+    quota_url: QuotaAddress | None = None
+    quota_ttl_s: Annotated[float, Field(ge=60, le=3_600)] | None = None
     accounts: Annotated[list[AccountTable], Field(min_length=1)]
 
     @field_validator("hybrid")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -98,3 +99,91 @@ class QuotaEstimate(NamedTuple):
         if unit is QuotaUnit.CREDITS:
             return self.credits
         return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReading:
+    """What one source says about one limit. None is "not said": never 0 and never 100.
+
+    ``kind`` None means that the limit is none of the account's quota windows: a burst limit by the
+    minute, or a quota that does not meter what this project sends. Such a reading is shown, but
+    never binds and never changes a window.
+
+    Attributes:
+        name: The source's own name for the limit.
+        kind: The span over which it counts.
+        unit: What it counts; FRACTION when only a share is known.
+        used: Amount used, in ``unit``; more than ``limit`` in overage.
+        limit: Amount allowed, in ``unit``.
+        percent_used: As the source states it; above 100 in overage.
+        resets_at: Epoch seconds at which it begins anew.
+        unlimited: The source says that there is no limit.
+
+    Raises:
+        ValueError: A number is negative or not finite, or ``limit`` is 0.
+    """
+
+    name: str
+    kind: WindowKind | None
+    unit: QuotaUnit
+    used: float | None = None
+    limit: float | None = None
+    percent_used: float | None = None
+    resets_at: float | None = None
+    unlimited: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("used", self.used), ("percent_used", self.percent_used)):
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number from 0, not {value!r}")
+        if self.limit is not None and not 0 < self.limit < math.inf:
+            raise ValueError(f"limit must be a finite number above 0, not {self.limit!r}")
+        if self.resets_at is not None and not math.isfinite(self.resets_at):
+            raise ValueError(f"resets_at must be finite, not {self.resets_at!r}")
+
+    @property
+    def percent(self) -> float | None:
+        """Percent used: as stated, else from ``used`` and ``limit``; None when neither is known."""
+        if self.percent_used is not None:
+            return self.percent_used
+        if self.used is None or self.limit is None:
+            return None
+        return 100.0 * self.used / self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaReading:
+    """What is known of one account's quota from one source at one time.
+
+    Attributes:
+        account: The account's id.
+        source: Who says so, in words for the operator.
+        label: How it came to be known; holds for all of ``windows``.
+        read_at: Epoch seconds at which the source was asked. A reading keeps it when it gets stale.
+        windows: The limits that the source names.
+        note: What the operator should know besides, such as why this is only an estimate.
+
+    Raises:
+        ValueError: ``read_at`` is not finite.
+    """
+
+    account: str
+    source: str
+    label: TruthLabel
+    read_at: float
+    windows: tuple[WindowReading, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.read_at):
+            raise ValueError(f"read_at must be finite, not {self.read_at!r}")
+
+    def age(self, now: float) -> float:
+        """Seconds since the source was asked; 0 after a step of the clock backwards."""
+        return max(0.0, now - self.read_at)
+
+    @property
+    def percent(self) -> float | None:
+        """Percent used of the quota window where that is highest, None when none is known."""
+        known = [w.percent for w in self.windows if w.kind is not None and w.percent is not None]
+        return max(known, default=None)

@@ -46,6 +46,15 @@ class ReserveRule(StrEnum):
     NEVER = "never"
 
 
+class QuotaSourceRule(StrEnum):
+    """Whether a pool's provider is asked for the quota of its accounts."""
+
+    AUTO = "auto"
+    """Where this version knows a way to ask."""
+    NONE = "none"
+    """Never; the own count stands alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class HybridSettings:
     """The terms of the hybrid formula.
@@ -111,6 +120,8 @@ class PoolSpec:
 
     ``provider_id`` names the API that the accounts share, for its circuit and for screens; pools
     with one ``provider_id`` share one circuit. ``notice`` is put before each answer of the pool.
+    ``quota_url`` replaces the address that is asked for quota: a URL, or a path (from ``/``) on the
+    account's base URL; None is the provider's usual one. ``quota_ttl_s`` None is the source's own.
     """
 
     name: str
@@ -133,6 +144,9 @@ class PoolSpec:
     burst_cooldown_s: float = 5.0
     price: Price | None = None
     notice: str = ""
+    quota_source: QuotaSourceRule = QuotaSourceRule.AUTO
+    quota_url: str | None = None
+    quota_ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,20 @@ class HttpClient:
             request = httpx.Request(
                 "POST", endpoint.url, headers=endpoint.headers, content=body, extensions=self._extensions
             )
+        return await self._send(endpoint, request)
+
+    async def get(self, endpoint: Endpoint) -> Exchange:
+        """Ask for ``endpoint`` and wait for the response's status and headers.
+
+        Raises:
+            ProviderError: No response came, classified.
+        """
+        if self._is_closed():
+            raise ProviderError(Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down"))
+        request = httpx.Request("GET", endpoint.url, headers=endpoint.headers, extensions=self._extensions)
+        return await self._send(endpoint, request)
+
+    async def _send(self, endpoint: Endpoint, request: httpx.Request) -> Exchange:
         try:
             response = await endpoint.transport.handle_async_request(request)
         except _CLIENT_ERRORS as error:
