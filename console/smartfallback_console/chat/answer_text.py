@@ -11,17 +11,27 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Markdown
-from textual.widgets._markdown import MarkdownTable, MarkdownTableContent  # not public, but BLOCKS asks for them
+from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
+from smartfallback_console.chat.blocks import FLAT, HIGHLIGHTED_CHARACTERS, FlatBlock
 from smartfallback_console.chat.text import printable, wrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from markdown_it.rules_core import StateCore
+    from markdown_it.token import Token
     from textual.app import ComposeResult
 
 MARKDOWN_CHARACTERS = 24_000
 """Of each answer so much is formatted; every paragraph is a widget, and the rest is as readable as lines."""
-MARKDOWN_LINE = 4_000
+PORTION = 4_000
+"""Characters handed to Markdown at once, so that what they cost is known before the next."""
+PLAIN_PORTION = 50_000
+"""The same for plain lines."""
+MARKDOWN_BLOCKS = 250
+"""Paragraphs and headings of one answer, at most; each is a widget that every layout visits."""
+MARKDOWN_LINE = 6_000
 """From a line longer than this on an answer is shown as it is; it is no prose."""
 
 
@@ -39,24 +49,12 @@ def parser() -> MarkdownIt:
     return made
 
 
-class _TableContent(MarkdownTableContent):
-    """Cells without tooltips, which would parse the text of a cell as markup."""
-
-    def compose(self) -> ComposeResult:
-        for cell in super().compose():
-            cell.tooltip = None
-            yield cell
-
-    async def _update_rows(self, updated_rows: list[list[Content]]) -> None:
-        await super()._update_rows(updated_rows)
-        for cell in self.children:
-            cell.tooltip = None
-
-
-class _Table(MarkdownTable):
-    def compose(self) -> ComposeResult:
-        self._headers, self._rows = self._get_headers_and_rows()
-        yield _TableContent(self._headers, self._rows)
+class _Fence(MarkdownFence):
+    @classmethod
+    def highlight(cls, code: str, language: str, ansi: bool = False, dark: bool = False) -> Content:
+        if len(code) > HIGHLIGHTED_CHARACTERS:
+            return Content(code)
+        return super().highlight(code, language, ansi=ansi, dark=dark)
 
 
 class AnswerMarkdown(Markdown):
@@ -75,21 +73,29 @@ class AnswerMarkdown(Markdown):
             & > Label { padding: 0 1; }
             &:light { background: $foreground 6%; }
         }
-        MarkdownBlockQuote {
-            margin: 0 0 1 0; padding: 0 0 0 1; background: transparent;
-            border-left: outer $primary 50%; color: $foreground 80%;
-        }
-        MarkdownBulletList, MarkdownOrderedList { margin: 0 0 1 0; padding: 0; }
-        MarkdownTable { margin: 0 0 1 0; background: transparent; }
         MarkdownHorizontalRule { margin: 0 0 1 0; border-bottom: solid $foreground 25%; height: 1; }
-        MarkdownBullet { color: $primary; }
     }
     """
 
-    BLOCKS = {**Markdown.BLOCKS, "table_open": _Table}  # noqa: RUF012 - Textual's own declaration
+    BLOCKS = {**Markdown.BLOCKS, "fence": _Fence, "code_block": _Fence}  # noqa: RUF012 - Textual's own declaration
 
     def __init__(self) -> None:
         super().__init__(parser_factory=parser, open_links=False)
+
+    def _parse_markdown(self, tokens: Iterable[Token]) -> Iterable[MarkdownBlock]:
+        """Blocks of a document; lists, quotes and tables become one block each."""
+        plain: list[Token] = []
+        flat: list[Token] = []
+        for token in tokens:
+            if flat or (token.level == 0 and token.type in FLAT):
+                flat.append(token)
+                if token.level == 0 and token.nesting < 0:
+                    yield from super()._parse_markdown(plain)
+                    yield FlatBlock(self, flat)
+                    plain, flat = [], []
+            else:
+                plain.append(token)
+        yield from super()._parse_markdown(plain)
 
 
 class PlainLines(Widget):
@@ -155,23 +161,29 @@ class AnswerText(Widget):
         self._line = 0
         self._plain = False
         self.appends = 0
-        """How often Markdown was parsed."""
+        """How often text was added to the Markdown."""
 
     def compose(self) -> ComposeResult:
         """Markdown, and the lines that follow it."""
         yield AnswerMarkdown()
         yield PlainLines()
 
+    @property
+    def portion(self) -> int:
+        """How many characters are best added at once."""
+        return PLAIN_PORTION if self._plain else PORTION
+
     async def append(self, text: str) -> None:
         """Add text at the end; it must be free of control characters."""
         if not self._plain:
+            markdown = self.query_one(AnswerMarkdown)
             room = self._room(text)
             head, text = text[:room], text[room:]
             if head:
-                self._formatted += len(head)
                 self.appends += 1
-                await self.query_one(AnswerMarkdown).append(head)
-            self._plain = bool(text)
+                self._formatted += len(head)
+                await markdown.append(head)
+            self._plain = bool(text) or len(markdown.children) >= MARKDOWN_BLOCKS
         if text:
             self.query_one(PlainLines).append(text)
 

@@ -67,7 +67,10 @@ class Composer(TextArea):
 
     def __init__(self, recall: list[str], hints: Callable[[str], list[Hint]]) -> None:
         super().__init__(
-            compact=True, highlight_cursor_line=False, placeholder="Ask the chain · / for commands", id="composer"
+            compact=True,
+            highlight_cursor_line=False,
+            placeholder="Ask the chain · / for commands",
+            id="composer",
         )
         self.running = False
         """Whether escape has an answer to stop."""

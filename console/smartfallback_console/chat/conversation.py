@@ -151,7 +151,9 @@ class Turn:
 
     def _finished(self, reply: Reply) -> None:
         self.outcome, self.reply, self.attempts = Outcome.ANSWERED, reply, reply.attempts
-        self.degradations = [piece.detail or piece.kind.value.replace("_", " ") for piece in reply.degradations]
+        self.degradations = [
+            piece.detail or piece.kind.value.replace("_", " ") for piece in reply.degradations
+        ]
         self._complete_hops()
 
     def _add(self, text: str) -> None:

@@ -23,6 +23,7 @@ from smartfallback_console.formatting import clean
 
 if TYPE_CHECKING:
     from smartfallback import Snapshot
+    from textual import events
     from textual.app import ComposeResult
     from textual.widget import Widget
 
@@ -32,6 +33,8 @@ LOOK_S = 0.05
 """How often a running answer is looked at: the first token appears within this time."""
 STATUS_S = 0.25
 """How often the status line of a running answer moves."""
+ROOMY_FROM = 20
+"""Lines of the pane."""
 SHOWN_ITEMS = 30
 """Turns and notices on the screen; older ones are remembered but no longer drawn."""
 
@@ -94,6 +97,7 @@ class ChatPane(Vertical):
             &:focus-within { background: $primary 12%; }
         }
     }
+    ChatPane.-roomy > #transcript { margin: 0 0 1 0; }
     .-single ChatPane > #chat-head { display: block; }
     .-single ChatPane > #transcript { margin: 1 0; }
     """
@@ -169,14 +173,13 @@ class ChatPane(Vertical):
             return
         self._looking = True
         try:
-            done = handle.done
+            done = handle.done  # read first, so that the last events are not missed
             self._pacer.put(view.turn.apply(handle.drain()))
-            if self._pacer.due or done:
-                if text := self._pacer.take():
-                    await view.answer.append(text)
-                    self._pacer.shown()
+            if self._pacer.due:
+                await view.answer.append(self._pacer.take(view.answer.portion))
+                self._pacer.shown()
             now = self._clock()
-            if done:
+            if done and self._pacer.empty:
                 view.turn.end(now, error=handle.error, cancelled=handle.cancelled)
                 self._ended(view)
             elif now - self._status_at >= STATUS_S:
@@ -195,9 +198,7 @@ class ChatPane(Vertical):
     def _say_running(self, *, running: bool) -> None:
         composer = self.query_one(Composer)
         composer.running = running
-        composer.placeholder = (
-            "esc stops the answer" if running else "Ask the chain · / for commands"
-        )
+        composer.placeholder = "esc stops the answer" if running else "Ask the chain · / for commands"
 
     def greet(self) -> None:
         """The empty state says what there is, once that is known."""
@@ -387,6 +388,10 @@ class ChatPane(Vertical):
         if turn is None:
             raise CommandError("There is nothing to retry yet.")
         await self._begin(turn)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Where there is room, a blank line stands above the field."""
+        self.set_class(event.size.height >= ROOMY_FROM, "-roomy")
 
     def on_unmount(self) -> None:
         """A console that goes away leaves no answer running."""

@@ -66,13 +66,19 @@ class Pacer:
         """Whether there is text and it may be shown now."""
         return bool(self._pieces) and self._clock() >= self._due_at
 
-    def take(self) -> str:
-        """The next portion; call :meth:`shown` once it is on the screen."""
+    @property
+    def empty(self) -> bool:
+        """Whether all text has been taken."""
+        return not self._pieces
+
+    def take(self, limit: int) -> str:
+        """The next portion, of at most ``limit`` characters; call :meth:`shown` once it is on the screen."""
         self._took_at = self._clock()
         self._due_at = self._took_at + self._interval_s
         text = "".join(self._pieces)
         self._pieces.clear()
-        return text
+        self.put(text[limit:])
+        return text[:limit]
 
     def shown(self) -> None:
         """The portion is on the screen: rest in proportion to what that took."""

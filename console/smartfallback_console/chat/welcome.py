@@ -32,7 +32,12 @@ def welcome(snapshot: Snapshot | None, *, read_only: bool) -> Content:
         lines = [content([Piece(READ_ONLY, "bold")])]
     elif snapshot is not None and snapshot.simulated:
         lines.append(
-            content([Piece("Simulated: ", "bold $accent"), Piece("demo servers answer with prepared text.", MUTED)])
+            content(
+                [
+                    Piece("Simulated: ", "bold $accent"),
+                    Piece("demo servers answer with prepared text.", MUTED),
+                ]
+            )
         )
     if not read_only:
         lines.append(Content(""))

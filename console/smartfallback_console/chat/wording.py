@@ -57,7 +57,10 @@ def path(turn: Turn) -> Group:
             continue
         last = hop is turn.hops[-1]
         if hop.failure is not None or hop.diverted:
-            pieces += [Piece(f"{name(hop.account)} ", MUTED), Piece(f"✗{hop.mark}", WARNING if hop.diverted else BAD)]
+            pieces += [
+                Piece(f"{name(hop.account)} ", MUTED),
+                Piece(f"✗{hop.mark}", WARNING if hop.diverted else BAD),
+            ]
         elif last and turn.outcome is Outcome.ANSWERED:
             pieces += [Piece(name(hop.account), STRONG), Piece(" ✓", GOOD)]
         elif last and turn.outcome is Outcome.CANCELLED:
@@ -234,7 +237,11 @@ def ending(turn: Turn, epoch: float) -> Content | None:
     lines: list[Content] = []
     written = turn.characters
     if turn.outcome is Outcome.CANCELLED:
-        what = f"Cancelled after {count(written)} characters." if written else "Cancelled before the answer began."
+        what = (
+            f"Cancelled after {count(written)} characters."
+            if written
+            else "Cancelled before the answer began."
+        )
         return content([Piece("∅ ", MUTED), Piece(what, "bold $foreground 75%")])
     if turn.outcome is not Outcome.FAILED:
         return None
@@ -247,7 +254,11 @@ def ending(turn: Turn, epoch: float) -> Content | None:
         if hop.failure is None and not hop.diverted:
             continue
         said = reason(hop.failure) if hop.failure else f"moved: {clean(hop.diverted)}"
-        lines.append(content([Piece(f"  {number}  ", MUTED), Piece(name(hop.account), STRONG), Piece(f" ✗ {said}", MUTED)]))
+        lines.append(
+            content(
+                [Piece(f"  {number}  ", MUTED), Piece(name(hop.account), STRONG), Piece(f" ✗ {said}", MUTED)]
+            )
+        )
     for skipped in turn.skipped[:SHOWN_SKIPS]:
         lines.append(content([Piece(f"  –  {clean(skipped)}", MUTED)]))
     if len(turn.skipped) > SHOWN_SKIPS:

@@ -9,12 +9,12 @@ import pytest
 from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure, Origin, Role, Usage
 from smartfallback_console.chat.answer_text import AnswerMarkdown, AnswerText, PlainLines
 from smartfallback_console.chat.composer import Composer, Hints
-from smartfallback_console.chat.pane import SHOWN_ITEMS, Transcript
+from smartfallback_console.chat.pane import Transcript
 from smartfallback_console.chat.turn_view import Footer, Notice, TurnView
 from support.chat_script import ChatApp, ScriptedSource, demo_source
 from support.console_data import NOW, RATE_LIMIT, hostile_snapshot, snapshot
+from textual.events import Paste
 from textual.pilot import Pilot
-from textual.widgets import Markdown
 
 OUTAGE = Failure(ErrorCategory.API_FAILURE, "Internal error encountered.", http_status=500)
 COPILOT = Degradation(DegradationKind.FALLBACK_POOL, "copilot instead of antigravity")
@@ -31,12 +31,16 @@ class Driver:
         await self.pilot.press(*(KEYS.get(character, character) for character in text))
 
     async def ask(self, text: str) -> None:
-        await self.type(text)
+        self.app.post_message(Paste(text))
         await self.press("enter")
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
         await self.pilot.pause()
+
+    async def look_until_ended(self) -> None:
+        while self.app.chat.running:
+            await self.look()
 
     async def look(self, seconds: float = 0.2) -> None:
         self.app.clock.advance(seconds)
@@ -111,7 +115,9 @@ async def test_while_waiting_the_status_says_where_the_request_is() -> None:
         assert "choosing the next account" in at.screen
         answer.tries("copilot-work", "copilot").degrades(COPILOT)
         await at.look(3.0)
-        assert "waiting for copilot-work · 4s · tried ag-1 ✗429 · ▽ copilot instead of antigravity" in at.screen
+        assert (
+            "waiting for copilot-work · 4s · tried ag-1 ✗429 · ▽ copilot instead of antigravity" in at.screen
+        )
         answer.says("Hi")
         await at.look(1.0)
         assert "copilot-work answers" in at.screen
@@ -275,9 +281,9 @@ async def test_retry_with_the_pinned_account_is_refused_with_the_way_out() -> No
 async def test_an_unknown_command_says_what_is_allowed_and_is_not_sent() -> None:
     async with chat() as at:
         await at.ask("/retri")
-        shown = " ".join(at.text("Notice").split())
+        shown = " ".join(at.text("Notice").replace("▌", " ").split())
         assert "/retri is no command. Did you mean /retry?" in shown
-        assert "/pin ACCOUNT" in shown
+        assert "/unpin, /retry, /cancel." in shown
         assert not at.source.requests
         await at.ask("//etc/hosts")
         assert at.source.requests[-1].messages[-1].content == "/etc/hosts"
@@ -375,16 +381,15 @@ async def test_details_tell_every_attempt_and_why_it_was_chosen() -> None:
         assert "best of the top by score" in at.screen
 
 
-async def test_old_turns_leave_the_screen_but_not_the_memory() -> None:
+async def test_old_turns_leave_the_screen_but_not_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartfallback_console.chat.pane.SHOWN_ITEMS", 4)
     async with chat() as at:
-        for number in range(SHOWN_ITEMS + 5):
-            at.composer.put(f"question {number}")
-            await at.press("enter")
+        for number in range(6):
+            await at.ask(f"question {number}")
             at.source.answer().tries("ag-1").says("ok").finishes()
             await at.look()
-        assert len(at.views) == SHOWN_ITEMS
-        assert at.views[0].turn.prompt == "question 5"
-        assert len(at.app.chat.conversation.turns) == SHOWN_ITEMS + 5
+        assert [view.turn.prompt for view in at.views] == [f"question {number}" for number in range(2, 6)]
+        assert len(at.app.chat.conversation.turns) == 6
 
 
 async def test_the_transcript_follows_only_a_reader_at_the_end() -> None:
@@ -436,38 +441,54 @@ async def test_hostile_text_is_only_text() -> None:
         assert "[@click=app.quit]" in at.screen
         assert "<b>html</b>" in at.screen
         assert "turned" in at.screen
-        for widget in whole.query("*"):
-            await at.pilot.hover(widget)
+        for y in range(at.transcript.region.y, at.transcript.region.bottom, 3):
+            await at.pilot.hover(offset=(6, y))
         await at.ask("/pin \\[")
         assert at.app.is_running
 
 
-async def test_table_cells_have_no_tooltip_that_would_be_parsed_as_markup() -> None:
+async def test_tables_lists_and_quotes_are_drawn_without_a_widget_for_each_part() -> None:
     async with chat() as at:
-        await at.ask("table")
-        answer = at.source.answer().tries("ag-1").says("| [/a] |\n| --- |\n| [/b] |\n")
+        await at.ask("blocks")
+        answer = at.source.answer().tries("ag-1").says("| [/a] | b |\n| --- | --- |\n| **[/c]** | d |\n")
         await at.look()
-        answer.says("| [/c] |\n")
+        answer.says(
+            "| e | [f](https://example.org) |\n\n3. three\n4. four\n   - nested\n\n     ```\n     code\n     ```\n"
+        )
+        await at.look()
+        answer.says("\n> quoted\n> - item\n")
         await at.look()
         answer.finishes()
         await at.look()
-        cells = list(at.app.chat.query("MarkdownTableContent > Static"))
-        assert len(cells) == 3
-        assert [cell.tooltip for cell in cells] == [None, None, None]
+        rows = [row.strip("│ ") for row in at.rows()]
+        start = rows.index("[/a]    b")
+        assert rows[start + 2 : start + 4] == ["[/c]    d", "e       f"]
+        assert rows[start + 5 : start + 9] == ["3. three", "4. four", "▪ nested", "code"]
+        assert "▌ • item" in rows
+        assert len(at.app.chat.query("AnswerMarkdown > *")) == 3
+        assert all(widget.tooltip is None for widget in at.app.chat.query("*"))
 
 
 async def test_a_link_is_shown_and_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
+    said: list[tuple[str, bool]] = []
     async with chat() as at:
         monkeypatch.setattr(at.app, "open_url", lambda url, **_: opened.append(url))
+        monkeypatch.setattr(
+            at.app, "notify", lambda message, *, markup=True, **_: said.append((message, markup))
+        )
         await at.ask("link")
-        at.source.answer().tries("ag-1").says("[here](https://example.org/[/x])").finishes()
+        answer = at.source.answer().tries("ag-1").says("[here](https://example.org/[/x])\n\n")
+        answer.says(
+            "- [there](javascript:x) [good](file:///etc/passwd?[/y])\n- [b](https://example.org/b)\n"
+        ).finishes()
         await at.look()
-        markdown = at.app.chat.query_one(AnswerMarkdown)
-        markdown.post_message(Markdown.LinkClicked(markdown, "https://example.org/[/x]"))
+        for block, line in (("MarkdownParagraph", 0), ("FlatBlock", 1)):
+            region = at.app.chat.query_one(block).region
+            await at.pilot.click(offset=(region.x + 2, region.y + line))
         await at.pilot.pause()
+        assert said == [("https://example.org/[/x]", False), ("https://example.org/b", False)]
         assert not opened
-        assert "https://example.org/[/x]" in at.screen
 
 
 async def test_a_huge_answer_is_formatted_in_part_and_kept_whole() -> None:
@@ -478,9 +499,8 @@ async def test_a_huge_answer_is_formatted_in_part_and_kept_whole() -> None:
         for _ in range(1_000):
             answer.says(paragraph)
         answer.says("x" * 10_000 + "\n\nthe very end")
-        await at.look()
         answer.finishes()
-        await at.look()
+        await at.look_until_ended()
         view = at.views[-1]
         assert view.turn.characters > 200_000
         assert len(list(view.query("MarkdownBlock"))) < 200
@@ -506,7 +526,7 @@ async def test_fifty_tokens_a_second_cost_at_most_ten_appends_a_second() -> None
         await at.ask("stream")
         answer = at.source.answer().tries("ag-1")
         for number in range(500):
-            answer.says(f"token{number} ")
+            answer.says(f"token{number}" + (" " if number % 20 else "\n\n"))
             at.app.clock.advance(0.02)
             await at.app.chat.look()
         text = at.app.chat.query_one(AnswerText)
