@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from smartfallback.clock import Clock
 from smartfallback.model.events import (
@@ -15,7 +16,7 @@ from smartfallback.model.events import (
 )
 from smartfallback.model.quota import WindowSpec
 from smartfallback.model.snapshot import FairnessView
-from smartfallback.policy.fairness import FairnessWindow, PoolUsage
+from smartfallback.policy.fairness import ALARM_THRESHOLD, FairnessWindow, PoolUsage, gini
 from smartfallback.telemetry.latency import LatencyHistogram
 from smartfallback.telemetry.traffic import TrafficMeter
 
@@ -33,10 +34,16 @@ class PoolAccounts:
 
 
 class Meters:
-    """Latency, traffic and fairness, fed with every event."""
+    """Latency, traffic and fairness, fed with every event.
 
-    def __init__(self, pools: Mapping[str, PoolAccounts], clock: Clock) -> None:
+    ``shares`` gives what each account of a pool has used of its limit, in percent.
+    """
+
+    def __init__(
+        self, pools: Mapping[str, PoolAccounts], clock: Clock, shares: Callable[[str], Sequence[float | None]]
+    ) -> None:
         now = clock.monotonic()
+        self._shares = shares
         self._clock = clock
         self._pools = pools
         self._usage = {name: PoolUsage(len(pool.slots), now=now) for name, pool in pools.items()}
@@ -81,11 +88,24 @@ class Meters:
         known = self._fairness.get(pool)
         if known is None or now - known[0] >= _FAIRNESS_CACHE_S:
             view = self._usage[pool].fairness(FairnessWindow.HOUR, now, self._pools[pool].limits)
+            view = self._since_reset(pool, view)
             if known is not None and known[1] == view:
                 view = known[1]
             known = (now, view)
             self._fairness[pool] = known
         return known[1]
+
+    def _since_reset(self, pool: str, view: FairnessView) -> FairnessView:
+        """With the share of each limit used since its reset, which is what fair use is to level.
+
+        While it is being levelled the counts of an hour are rightly uneven, so where every
+        account's share is known the alarm goes by the shares alone.
+        """
+        shares = [share for share in self._shares(pool) if share is not None]
+        if len(shares) < len(self._pools[pool].slots):
+            return view
+        by_share = gini(shares)
+        return replace(view, share_of_limit=by_share, alarm=(by_share or 0.0) > ALARM_THRESHOLD)
 
     def tick(self, now: float) -> None:
         """Add a point to each fairness series when one is due."""
@@ -93,6 +113,7 @@ class Meters:
             return
         self._next_point = now + FAIRNESS_STEP_S
         for name, series in self.fairness_series.items():
-            value = self.fairness(name, now).requests
+            view = self.fairness(name, now)
+            value = view.requests if view.share_of_limit is None else view.share_of_limit
             if value is not None:
                 series.append(value)

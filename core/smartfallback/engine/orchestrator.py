@@ -92,7 +92,9 @@ class Orchestrator:
         )
         self._operator = Operator(self._roster, self._placement, settlement, self._clock, self._bus)
         self._meters = Meters(
-            {pool.name: _pool_accounts(pool) for pool in self._roster.pools.values()}, self._clock
+            {pool.name: _pool_accounts(pool) for pool in self._roster.pools.values()},
+            self._clock,
+            self._shares,
         )
         self._bus.listen(self._meters.on_event)
         self._observer = Observer(
@@ -202,6 +204,10 @@ class Orchestrator:
                 account.last_used = now
                 account.last_used_at = at
             self._placement.place(account, now)
+
+    def _shares(self, pool: str) -> list[float | None]:
+        at = self._clock.time()
+        return [account.ledger.used_percent(at) for account in self._roster.pools[pool].accounts]
 
     def _circuit_changed(self, change: CircuitChange) -> None:
         now = self._clock.monotonic()

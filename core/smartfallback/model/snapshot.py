@@ -85,7 +85,11 @@ class AccountView:
 
 @dataclass(frozen=True, slots=True)
 class FairnessView:
-    """Gini coefficients of a pool over one hour; 0 is perfectly even. None below two accounts."""
+    """Gini coefficients of a pool; 0 is perfectly even, None below two accounts.
+
+    ``requests`` and ``tokens`` count the last hour; ``share_of_limit`` is over what each account
+    has used of its limit since its reset.
+    """
 
     requests: float | None
     tokens: float | None
