@@ -26,13 +26,17 @@ from smartfallback.policy.ledger_window import (
     Rolled,
     utc_text,
 )
+from smartfallback.policy.quota_merge import Tracked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from smartfallback.model.quota import QuotaEstimate, QuotaThresholds, WindowSpec
 
-__all__ = ["WALL_FALLBACK_S", "AccountLedger", "Reservation", "Rolled"]
+__all__ = ["WALL_FALLBACK_S", "AccountLedger", "OwnUse", "Reservation", "Rolled"]
+
+OwnUse = dict[LedgerWindow, tuple[int, float]]
+"""A mark of own use: each window with its epoch and what was settled in it."""
 
 WALL_FALLBACK_S: Final = 3600.0
 """How long an account is taken for exhausted when neither provider nor window says until when."""
@@ -185,6 +189,7 @@ class AccountLedger:
                 amount = window.amount_of(actual)
                 if 0 < amount < math.inf:
                     window.used += amount
+                    window.settled += amount
                 window.changed_at = now
         self._trial = ()
         self._dirty = True
@@ -256,11 +261,20 @@ class AccountLedger:
         self._exhausted_reason = ""
         self._dirty = True
 
-    def set_used(self, window_index: int, used: float, now: float, label: TruthLabel) -> None:
+    def set_used(
+        self,
+        window_index: int,
+        used: float,
+        now: float,
+        label: TruthLabel,
+        *,
+        read_at: float | None = None,
+    ) -> None:
         """Replace a window's count by a reading or a correction; what is held stays held.
 
         Own use is added to it by later settlements; label and age stay those of the reading until
-        the next one, or until the window begins anew.
+        the next one, or until the window begins anew. ``read_at`` is the reading's own time in epoch
+        seconds, ``now`` by default.
 
         Raises:
             ValueError: ``used`` is negative or not finite, or the label is UNKNOWN.
@@ -274,14 +288,92 @@ class AccountLedger:
         window = self._windows[window_index]
         window.used = used
         window.label = label
-        window.read_at = None if label is TruthLabel.MEASURED else now
+        window.read_at = None if label is TruthLabel.MEASURED else now if read_at is None else read_at
         window.changed_at = now
         if used > 0:
             self._trial = tuple(other for other in self._trial if other is not window)
             if window.closed:
-                window.open(now)
+                window.open(now if read_at is None else min(now, read_at))
                 self._waiting = any(other.closed for other in self._windows)
                 self._reschedule()
+        self._dirty = True
+
+    def own_use(self, now: float) -> OwnUse:
+        """A mark of the own use so far. Take it when a source is asked: see :meth:`tracked`."""
+        self._apply(now)
+        return {window: (window.epoch, window.settled) for window in self._windows}
+
+    def tracked(self, now: float, since: OwnUse | None = None) -> tuple[Tracked, ...]:
+        """The windows as a reading is merged with them.
+
+        Args:
+            now: Epoch seconds.
+            since: The mark from when the source was asked; what was settled after it counts as
+                unknown to the source. None: nothing was.
+        """
+        self._apply(now)
+        return tuple(
+            Tracked(
+                window.spec.kind,
+                window.spec.unit,
+                window.limit,
+                window.used,
+                window.label,
+                window.read_at,
+                window.started_at,
+                window.epoch > 0 and not window.adopted,
+                _settled_since(window, since),
+                window.adopted,
+            )
+            for window in self._windows
+        )
+
+    def adopt(self, spec: WindowSpec, now: float, *, ends_at: float | None = None) -> int:
+        """Take up a window that a source reports and nobody configured; its use is not known yet.
+
+        It takes the place of one adopted before of which only a share was known. Attempts that run
+        now hold nothing in it and are not counted there when they settle.
+
+        Args:
+            spec: The window. It slides, as far as ``ends_at`` does not say when it begins anew.
+            now: Epoch seconds.
+            ends_at: Epoch seconds.
+
+        Returns:
+            Its index.
+
+        Raises:
+            ValueError: The limit or ``resets`` is invalid.
+        """
+        self._apply(now)
+        window = LedgerWindow(spec, self._thresholds.hard_limit, now)
+        self._epoch += 1
+        window.epoch = self._epoch
+        window.adopted = True
+        window.label = _UNKNOWN
+        kept = [w for w in self._windows if not (w.adopted and w.spec.kind is spec.kind and _is_share(w))]
+        self._windows = (*kept, window)
+        self._trial = tuple(other for other in self._trial if other in kept)
+        self._inexact = self._inexact or spec.unit is QuotaUnit.CREDITS
+        self.set_end(len(kept), ends_at, now)
+        self._waiting = any(other.closed for other in self._windows)
+        return len(kept)
+
+    def set_end(self, window_index: int, ends_at: float | None, now: float) -> None:
+        """A source says when a sliding window begins anew; calendar windows keep their own rule.
+
+        None, or a moment that has passed, changes nothing.
+
+        Raises:
+            IndexError: There is no such window.
+        """
+        self._apply(now)
+        window = self._windows[window_index]
+        if ends_at is not None and window.rule.slides and now < ends_at < math.inf:
+            window.ends_at = ends_at
+            self._trial = tuple(other for other in self._trial if other is not window)
+            self._waiting = any(other.closed for other in self._windows)
+        self._reschedule()
         self._dirty = True
 
     # -- what selection and screens read -----------------------------------------------------
@@ -426,3 +518,14 @@ class AccountLedger:
         self._status = _EXHAUSTED if exhausted else self._thresholds.status(used)
         self._view = None
         self._dirty = False
+
+
+def _settled_since(window: LedgerWindow, since: OwnUse | None) -> float:
+    if since is None:
+        return 0.0
+    epoch, settled = since.get(window, (window.epoch, 0.0))
+    return window.settled - settled if epoch == window.epoch else window.settled
+
+
+def _is_share(window: LedgerWindow) -> bool:
+    return window.spec.unit is QuotaUnit.FRACTION

@@ -76,14 +76,17 @@ class Reservation:
 class LedgerWindow:
     """The count of one window. Only its ledger changes it.
 
-    A sliding window that is not open has ``ends_at`` infinite and counts nothing. ``epoch`` is
-    the ledger's epoch at which it last began anew: it counts only reservations of that or a later one.
+    ``settled`` is the own use since the window began, whatever readings said of it meanwhile.
+    ``adopted`` marks a window that a source reported and nobody configured. A sliding window that
+    is not open has ``ends_at`` infinite and counts nothing. ``epoch`` is the ledger's epoch at
+    which it last began anew: it counts only reservations of that or a later one.
 
     Raises:
         ValueError: The spec's limit is negative or not finite, or its ``resets`` can't be read.
     """
 
     __slots__ = (
+        "adopted",
         "amount_of",
         "cap",
         "changed_at",
@@ -94,6 +97,7 @@ class LedgerWindow:
         "limit",
         "read_at",
         "rule",
+        "settled",
         "spec",
         "started_at",
         "used",
@@ -109,6 +113,8 @@ class LedgerWindow:
         self.amount_of = _AMOUNT[spec.unit]
         self.used: float = 0
         self.held: float = 0
+        self.settled: float = 0
+        self.adopted = False
         self.epoch = 0
         self.label = self._own_label()
         self.changed_at = now
@@ -143,7 +149,7 @@ class LedgerWindow:
             self.started_at, self.ends_at = self.ends_at, math.inf
         else:
             self.started_at, self.ends_at = self.rule.window_at(now)
-        self.used = self.held = 0
+        self.used = self.held = self.settled = 0
         self.epoch = epoch
         self.label = self._own_label()
         self.read_at = None

@@ -11,7 +11,7 @@
 
 **A reading and a window of the own count** (:func:`merge`)
 
-1. A reading that is older than what the window shows changes nothing.
+1. A reading that is older than what the window shows, or than the window, changes nothing.
 2. ``reported`` and ``learned`` replace the count, up or down, and own use since the source was
    asked is added.
 3. ``stale`` changes the label only: own use since then has been added already.
@@ -54,8 +54,10 @@ class Tracked(NamedTuple):
         used: Amount used, in ``unit``.
         label: How ``used`` came to be known.
         read_at: Epoch seconds of the reading or correction behind ``used``; None for the own count.
+        started_at: Epoch seconds at which the window began; minus infinity if that is not known.
         from_start: The window has been counted since it began.
         own_since: Own use, in ``unit``, settled since the source of the reading was asked.
+        adopted: A source reported the window; nobody configured it.
     """
 
     kind: WindowKind
@@ -64,8 +66,10 @@ class Tracked(NamedTuple):
     used: float
     label: TruthLabel
     read_at: float | None
+    started_at: float
     from_start: bool
     own_since: float = 0.0
+    adopted: bool = False
 
 
 class Merged(NamedTuple):
@@ -148,6 +152,8 @@ def merge(tracked: Tracked, reading: QuotaReading) -> Merged | None:
 
     Where several limits of the reading are about the window, the fullest counts.
     """
+    if reading.read_at < tracked.started_at:
+        return None
     if tracked.read_at is not None and reading.read_at < tracked.read_at:
         return None
     amounts = [
@@ -160,6 +166,9 @@ def merge(tracked: Tracked, reading: QuotaReading) -> Merged | None:
     said = max(amounts)
     label = reading.label
     if label in _REPLACING:
+        if reading.read_at == tracked.read_at:
+            # Told again because its source failed since: own use has been added to it already.
+            return None
         return Merged(said + tracked.own_since, label, reading.read_at)
     if label is TruthLabel.STALE:
         if tracked.label in _REPLACING:

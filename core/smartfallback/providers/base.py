@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from smartfallback.model.quota import WindowReading
 from smartfallback.model.requests import Message, Usage
 from smartfallback.model.specs import AccountSpec, PoolSpec
 
@@ -27,12 +28,14 @@ class Chunk(NamedTuple):
     """A piece of an answer. Every field may be empty: role chunks and keep-alives carry no text.
 
     ``finish_reason`` is set on the final chunk ("stop", "length", …); ``usage`` may come with it
-    or after it.
+    or after it. ``limits`` comes once, with the first chunk: what the response's rate-limit headers
+    say of the account, labelled ``learned``.
     """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    limits: tuple[WindowReading, ...] = ()
 
 
 class Provider(Protocol):

@@ -14,6 +14,7 @@ from smartfallback.providers.answer import Answer, AnswerReader
 from smartfallback.providers.base import Call, Chunk
 from smartfallback.providers.http_client import Endpoint, Exchange, HttpClient
 from smartfallback.providers.http_errors import ErrorReply, clean, hint_for
+from smartfallback.providers.limit_headers import limit_readings
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 ERROR_BODY_S: Final = 5.0
@@ -73,6 +74,8 @@ class HttpProvider(ABC):
         """
         exchange = await self._open(call)
         try:
+            if limits := limit_readings(exchange.headers.raw, self._clock.time()):
+                yield Chunk(limits=limits)
             answer = self._answer(call, exchange.headers)
             reader = AnswerReader(exchange, answer, self.after_finish_s)
             while (texts := await reader.texts()) is not None:
