@@ -34,6 +34,8 @@ from smartfallback_console.chat.pane import ChatPane
 from support.clock import FakeClock
 from support.console_data import NOW, decision, snapshot
 
+USAGE = Usage(812, 230)
+
 
 class ScriptedSource:
     """Collects the chats that were started; a test answers them through :class:`Answer`."""
@@ -84,6 +86,8 @@ class Answer:
         self._seq = 0
         self._records: list[AttemptRecord] = []
         self._tried: tuple[str, str] = ("", "")
+        self._model = ""
+        self._running = False
         self._text: list[str] = []
         self._degradations: list[Degradation] = []
 
@@ -96,7 +100,7 @@ class Answer:
         if not self._records and self._seq == 0:
             request = self.handle.request
             self.handle.push(RequestRouted(self._next(), NOW, "r-1", request.chain, request.origin, step))
-        self._tried = (account, pool)
+        self._tried, self._running = (account, pool), True
         self._model = model
         number = len(self._records) + 1
         self.handle.push(AttemptStarted(self._next(), NOW, "r-1", number, account, pool, pool, model, step))
@@ -104,6 +108,7 @@ class Answer:
 
     def fails(self, failure: Failure, then: NextStep = NextStep.SWITCH_ACCOUNT) -> Answer:
         account, pool = self._tried
+        self._running = False
         number = len(self._records) + 1
         self._records.append(
             AttemptRecord(number, account, pool, self._model, AttemptResult.FAILED, 0.31, failure)
@@ -126,7 +131,7 @@ class Answer:
     def finishes(
         self,
         *,
-        usage: Usage = Usage(812, 230),
+        usage: Usage = USAGE,
         cost: float | None = 0.0012,
         first_token_s: float | None = 0.42,
         latency_s: float = 2.31,
@@ -159,8 +164,7 @@ class Answer:
         self, failure: Failure, *, next_available_at: float | None = None, skipped: tuple[str, ...] = ()
     ) -> None:
         """The request ends in ``failure``; the attempt that runs is its last."""
-        account = self._tried[0]
-        if account and len(self._records) < self._attempts_started():
+        if self._running:
             self.fails(failure, NextStep.FAIL)
         self.handle.finish(
             RequestError(
@@ -172,12 +176,6 @@ class Answer:
                 skipped=skipped,
             )
         )
-
-    def _attempts_started(self) -> int:
-        return len(self._records) + (1 if self._tried[0] and not self._last_failed() else 0)
-
-    def _last_failed(self) -> bool:
-        return bool(self._records) and self._records[-1].account == self._tried[0]
 
 
 class ChatApp(App[None]):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
 MARKDOWN_CHARACTERS = 24_000
-"""Of each answer so much is formatted; every paragraph is a widget, and the rest is as readable as lines."""
+"""Of each answer so much is formatted; the rest is as readable as plain lines."""
 PORTION = 4_000
 """Characters handed to Markdown at once, so that what they cost is known before the next."""
 PLAIN_PORTION = 50_000
@@ -36,7 +36,7 @@ MARKDOWN_LINE = 6_000
 
 
 def _printable_tokens(state: StateCore) -> None:
-    """Character references such as ``&#x202e;`` are decoded by the parser, so the result is made safe here."""
+    """Character references such as ``&#x202e;`` are decoded by the parser, so they are made safe here."""
     for token in state.tokens:
         for child in token.children or ():
             child.content = printable(child.content)

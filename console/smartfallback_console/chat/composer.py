@@ -17,6 +17,7 @@ from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 if TYPE_CHECKING:
     from smartfallback_console.ink import Ink
 
+PLACEHOLDER = "Ask the chain · / for commands"
 LARGEST_PROMPT = 200_000
 """Characters; no chain's model would take more, and a paste of a whole disk should not be sent."""
 
@@ -27,7 +28,8 @@ class Composer(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send", key_display="enter", priority=True),
         Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", key_display="ctrl+j"),
-        Binding("escape", "escape", "Leave", key_display="esc"),
+        Binding("escape", "stop", "Stop", key_display="esc"),
+        Binding("escape", "leave", "Leave", key_display="esc"),
         Binding("ctrl+o", "details", "Details", key_display="ctrl+o"),
         Binding("tab", "complete", "Complete", show=False, priority=True),
         Binding("up", "earlier", "Earlier prompt", show=False),
@@ -69,11 +71,10 @@ class Composer(TextArea):
         super().__init__(
             compact=True,
             highlight_cursor_line=False,
-            placeholder="Ask the chain · / for commands",
+            placeholder=PLACEHOLDER,
             id="composer",
         )
         self.running = False
-        """Whether escape has an answer to stop."""
         self._recall = recall
         self._hints = hints
         self._recalled: int | None = None
@@ -94,11 +95,25 @@ class Composer(TextArea):
         if not self.read_only:
             self._replace_via_keyboard("\n", *self.selection)
 
-    def action_escape(self) -> None:
-        """Stop the running answer; without one, let the screen leave the pane."""
-        if not self.running:
-            raise SkipAction
+    def say_running(self, *, running: bool) -> None:
+        """Whether escape has an answer to stop."""
+        self.running = running
+        self.placeholder = "esc stops the answer" if running else PLACEHOLDER
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002 - Textual's signature
+        """Escape stops a running answer, and leaves without one."""
+        if action in ("stop", "leave"):
+            return self.running == (action == "stop")
+        return True
+
+    def action_stop(self) -> None:
+        """Stop the running answer."""
         self.post_message(self.Escaped())
+
+    def action_leave(self) -> None:
+        """Let the screen leave the pane."""
+        raise SkipAction
 
     def action_details(self) -> None:
         """Open or close the story of the newest answer."""

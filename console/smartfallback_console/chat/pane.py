@@ -22,13 +22,14 @@ from smartfallback_console.chat.welcome import READ_ONLY, help_text, welcome
 from smartfallback_console.formatting import clean
 
 if TYPE_CHECKING:
-    from smartfallback import Snapshot
     from textual import events
     from textual.app import ComposeResult
     from textual.widget import Widget
 
+    from smartfallback import Snapshot
     from smartfallback_console.bridge import ChatHandle, Source
 
+SIGN = "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}"
 LOOK_S = 0.05
 """How often a running answer is looked at: the first token appears within this time."""
 STATUS_S = 0.25
@@ -124,7 +125,7 @@ class ChatPane(Vertical):
         self._view: TurnView | None = None
         self._status_at = float("-inf")
         self._welcomed: Snapshot | None = None
-        self._head = ""
+        self._head = ("", "")
         self._looking = False
 
     def compose(self) -> ComposeResult:
@@ -134,7 +135,7 @@ class ChatPane(Vertical):
             yield Static(welcome(None, read_only=self._read_only), id="welcome", markup=False)
         yield Hints()
         with Horizontal(id="chat-entry"):
-            yield Static("❯", id="chat-sign", markup=False)
+            yield Static(SIGN, id="chat-sign", markup=False)
             yield Composer(self.conversation.prompts, self._hints)
 
     def on_mount(self) -> None:
@@ -190,15 +191,10 @@ class ChatPane(Vertical):
             self._looking = False
 
     def _ended(self, view: TurnView) -> None:
-        view.end(self._clock(), self._epoch())
+        view.end(self._epoch())
         self._handle = None
         self._view = None
-        self._say_running(running=False)
-
-    def _say_running(self, *, running: bool) -> None:
-        composer = self.query_one(Composer)
-        composer.running = running
-        composer.placeholder = "esc stops the answer" if running else "Ask the chain · / for commands"
+        self.query_one(Composer).say_running(running=False)
 
     def greet(self) -> None:
         """The empty state says what there is, once that is known."""
@@ -314,19 +310,19 @@ class ChatPane(Vertical):
         await self._add(view)
         if self._source is None:
             turn.refuse(self._clock(), "There is no core to ask.")
-            view.end(self._clock(), self._epoch())
+            view.end(self._epoch())
             return
         try:
             self._handle = self._source.start_chat(turn.request)
         except RuntimeError as error:
             turn.refuse(self._clock(), f"The request could not be sent: {clean(str(error))}.")
-            view.end(self._clock(), self._epoch())
+            view.end(self._epoch())
             return
         self._view = view
         self._status_at = self._clock()
         self._pacer = Pacer(self._clock)
         view.show_status(self._clock(), spin=False)
-        self._say_running(running=True)
+        self.query_one(Composer).say_running(running=True)
 
     async def _say(self, said: Content | str, *, problem: bool = False) -> None:
         await self._add(Notice(said, problem=problem))
@@ -370,7 +366,7 @@ class ChatPane(Vertical):
     async def _clear(self) -> None:
         self.cancel()
         self._handle = self._view = None
-        self._say_running(running=False)
+        self.query_one(Composer).say_running(running=False)
         self.conversation.clear()
         transcript = self.query_one(Transcript)
         transcript.anchor(False)

@@ -16,7 +16,7 @@ _VARIATION_SELECTORS = frozenset(map(chr, range(0xFE00, 0xFE10)))
 
 
 def printable(text: str) -> str:
-    """``text`` with its line breaks and tabs, without anything that could move the cursor or turn lines round."""
+    """``text`` with line breaks and tabs, without what could move the cursor or turn lines round."""
     if text.isascii():
         return _ASCII_CONTROLS.sub("", text)
     return "".join(character for character in text if _is_kept(character))

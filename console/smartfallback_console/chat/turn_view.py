@@ -118,8 +118,8 @@ class TurnView(Vertical):
         self._status.add_class("-shown")
         self._status.update(said)
 
-    def end(self, now: float, epoch: float) -> None:
-        """The turn has ended: say how. ``now`` in monotonic, ``epoch`` in epoch seconds."""
+    def end(self, epoch: float) -> None:
+        """The turn has ended: say how. ``epoch`` in epoch seconds."""
         self._status.remove_class("-shown")
         said = wording.ending(self.turn, epoch)
         if said is not None:

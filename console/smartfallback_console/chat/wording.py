@@ -260,9 +260,9 @@ def ending(turn: Turn, epoch: float) -> Content | None:
             )
         )
     for skipped in turn.skipped[:SHOWN_SKIPS]:
-        lines.append(content([Piece(f"  –  {clean(skipped)}", MUTED)]))
+        lines.append(content([Piece(f"  ·  {clean(skipped)}", MUTED)]))
     if len(turn.skipped) > SHOWN_SKIPS:
-        lines.append(content([Piece(f"  –  and {len(turn.skipped) - SHOWN_SKIPS} more not tried", MUTED)]))
+        lines.append(content([Piece(f"  ·  and {len(turn.skipped) - SHOWN_SKIPS} more not tried", MUTED)]))
     if turn.next_available_at is not None:
         wait = max(0.0, turn.next_available_at - epoch)
         lines.append(

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from textual.events import Paste
+from textual.pilot import Pilot
+
 from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure, Origin, Role, Usage
 from smartfallback_console.chat.answer_text import AnswerMarkdown, AnswerText, PlainLines
 from smartfallback_console.chat.composer import Composer, Hints
@@ -13,8 +16,6 @@ from smartfallback_console.chat.pane import Transcript
 from smartfallback_console.chat.turn_view import Footer, Notice, TurnView
 from support.chat_script import ChatApp, ScriptedSource, demo_source
 from support.console_data import NOW, RATE_LIMIT, hostile_snapshot, snapshot
-from textual.events import Paste
-from textual.pilot import Pilot
 
 OUTAGE = Failure(ErrorCategory.API_FAILURE, "Internal error encountered.", http_status=500)
 COPILOT = Degradation(DegradationKind.FALLBACK_POOL, "copilot instead of antigravity")
@@ -452,17 +453,16 @@ async def test_tables_lists_and_quotes_are_drawn_without_a_widget_for_each_part(
         await at.ask("blocks")
         answer = at.source.answer().tries("ag-1").says("| [/a] | b |\n| --- | --- |\n| **[/c]** | d |\n")
         await at.look()
-        answer.says(
-            "| e | [f](https://example.org) |\n\n3. three\n4. four\n   - nested\n\n     ```\n     code\n     ```\n"
-        )
+        answer.says("| e | [f](https://example.org) |\n\n3. three\n4. four\n")
+        answer.says("   - nested\n\n     ```\n     code\n     ```\n")
         await at.look()
         answer.says("\n> quoted\n> - item\n")
         await at.look()
         answer.finishes()
         await at.look()
         rows = [row.strip("│ ") for row in at.rows()]
-        start = rows.index("[/a]    b")
-        assert rows[start + 2 : start + 4] == ["[/c]    d", "e       f"]
+        start = rows.index("[/a]  b")
+        assert rows[start + 2 : start + 4] == ["[/c]  d", "e     f"]
         assert rows[start + 5 : start + 9] == ["3. three", "4. four", "▪ nested", "code"]
         assert "▌ • item" in rows
         assert len(at.app.chat.query("AnswerMarkdown > *")) == 3
