@@ -119,9 +119,20 @@ class HttpClient:
         Raises:
             ProviderError: No response came, classified.
         """
+        return await self._ask("GET", endpoint)
+
+    async def delete(self, endpoint: Endpoint) -> Exchange:
+        """Remove what is at ``endpoint`` and wait for the response's status and headers.
+
+        Raises:
+            ProviderError: No response came, classified.
+        """
+        return await self._ask("DELETE", endpoint)
+
+    async def _ask(self, method: str, endpoint: Endpoint) -> Exchange:
         if self._is_closed():
             raise ProviderError(Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down"))
-        request = httpx.Request("GET", endpoint.url, headers=endpoint.headers, extensions=self._extensions)
+        request = httpx.Request(method, endpoint.url, headers=endpoint.headers, extensions=self._extensions)
         return await self._send(endpoint, request)
 
     async def _send(self, endpoint: Endpoint, request: httpx.Request) -> Exchange:
