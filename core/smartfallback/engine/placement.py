@@ -35,6 +35,8 @@ class Placement:
         self._on_room = on_room
         self._alarms: list[tuple[float, int, AccountRuntime]] = []
         self._alarm_number = 0
+        self.changed: set[AccountRuntime] = set()
+        """Accounts placed since somebody last cleared this: their state may have to be saved."""
 
     def wake(self, now: float) -> None:
         """Place anew every account whose alarm is due. Nearly free when none is."""
@@ -51,6 +53,7 @@ class Placement:
     def place(self, account: AccountRuntime, now: float) -> None:
         """Put the account where its state says; call after every change of that state."""
         account.view = None
+        self.changed.add(account)
         pool = account.pool
         slot = account.slot
         ledger = account.ledger
