@@ -98,15 +98,15 @@ def countdown(seconds: float) -> str:
 
 def count(number: float) -> str:
     """At most four characters: ``947``, ``1.2k``, ``38k``, ``4.1M``."""
-    if number < 1_000:
+    if number < 999.5:
         return f"{number:.0f}"
-    for unit in ("k", "M", "G", "T"):
+    for unit in ("k", "M", "G", "T", "P"):
         number /= 1_000
         if number < 9.95:
             return f"{number:.1f}{unit}"
         if number < 999.5:
             return f"{number:.0f}{unit}"
-    return f"{number:.0f}P"
+    return "lots"
 
 
 def latency(seconds: float | None) -> str:

@@ -67,7 +67,7 @@ class Ink:
             text=pen(surface.blend(text, 0.92)),
             strong=pen(text, bold=True),
             muted=pen(surface.blend(text, 0.64)),
-            faint=pen(surface.blend(text, 0.26)),
+            faint=pen(surface.blend(text, 0.32)),
             primary=pen(primary),
             accent=pen(accent),
             secondary=pen(secondary),

@@ -86,7 +86,7 @@ class Core:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for another thread, with a bound."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the other side is a thread
             await asyncio.sleep(0.002)
 
 
@@ -182,10 +182,12 @@ async def test_stop_ends_running_chats_and_the_system(core: Core) -> None:
 
 
 async def test_a_core_that_cannot_start_says_why() -> None:
+    def refuse() -> Core:
+        raise OSError("no free port")
+
     @asynccontextmanager
     async def broken() -> AsyncIterator[Core]:
-        raise OSError("no free port")
-        yield Core()
+        yield refuse()
 
     thread = CoreThread(broken)
     thread.start()

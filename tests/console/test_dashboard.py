@@ -85,7 +85,7 @@ async def test_the_feed_follows_only_while_the_reader_is_at_the_end(console: Ope
         assert feed.scroll_offset.y == at
         assert "newer" in str(feed.border_subtitle)
         await running.press("end")
-        assert feed.following
+        assert running.dashboard.query_one(RoutingFeed).following
         assert feed.scroll_offset.y == feed.max_scroll_y
 
 

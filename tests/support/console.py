@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeAlias
 
 from textual.pilot import Pilot
 
@@ -55,9 +56,7 @@ class Console:
         return "\n".join(line.text for line in lines)
 
 
-Opener = Callable[..., AbstractAsyncContextManager[Console]]
-
-Opener = Callable[..., AbstractAsyncContextManager[Console]]
+Opener: TypeAlias = Callable[..., AbstractAsyncContextManager[Console]]
 
 
 @asynccontextmanager

@@ -89,7 +89,13 @@ class HelpScreen(ModalScreen[None]):
                 lines += self._chapter(group.value)
             for action in members:
                 command = "  ".join(f":{verb} {action.usage}".strip() for verb in action.verbs)
-                lines.append(self._row(self._keys.get(action.id, ""), action.title, command))
+                beside = INDENT + len(action.title) + 2 + len(command) <= self._width
+                lines.append(
+                    self._row(self._keys.get(action.id, ""), action.title, command if beside else "")
+                )
+                if not beside:
+                    commands = (f":{verb} {action.usage}".strip() for verb in action.verbs)
+                    lines += [Content.assemble((" " * INDENT + line, "$secondary")) for line in commands]
                 lines += [
                     Content.assemble((" " * INDENT + piece, "$foreground 60%"))
                     for piece in wrap(action.description, self._width - INDENT)

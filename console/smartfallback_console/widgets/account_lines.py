@@ -62,7 +62,7 @@ class Columns:
         wide, roomy, medium, small = width >= 150, width >= 106, width >= 92, width >= 60
         name = max(8, min(longest_name, 28 if wide else 20 if roomy else 14 if small else 10))
         fixed = {
-            "label": 14 if wide else 12 if roomy else 0,
+            "label": 14 if wide else 13 if roomy else 0,
             "resets": 7 if medium else 6 if small else 0,
             "circuit": 16 if wide else 15 if roomy else 11 if small else 6,
             "in_flight": 5 if small else 0,
@@ -250,10 +250,16 @@ def out_bar(
     position = full + half + held_cells
     tick = int(width * SOFT_MARK)
     if position <= tick < width:
-        out.put("─" * (tick - position), ink.faint).put("┼", ink.muted)
-        out.put("─" * (width - tick - 1), ink.faint)
+        out.put("─" * (tick - position) + "┼" + "─" * (width - tick - 1), ink.faint)
     else:
         out.put("─" * (width - position), ink.faint)
+
+
+def _rounded_age(seconds: float) -> str:
+    """In steps of ten seconds at first: a number that ticks in every line draws the eye for nothing."""
+    if seconds < 60:
+        return "<10s" if seconds < 10 else f"{int(seconds) // 10 * 10}s"
+    return age(seconds)
 
 
 def _resets(seconds: float, width: int) -> str:
@@ -265,7 +271,7 @@ def _known(quota: QuotaView, now: float) -> str:
     bound = quota.bound
     if bound is None:
         return ""
-    old = "" if bound.read_at is None else " " + age(now - bound.read_at)
+    old = "" if bound.read_at is None else " " + _rounded_age(now - bound.read_at)
     return f"{bound.label.value}{old}"
 
 

@@ -37,15 +37,22 @@ class LineWriter:
             self.space(len(text) - len(bare))  # blanks need no style, and pictures of the screen keep them
             text = bare
         if text:
-            self._parts.append(Segment(text, style))
             self.length += cell_len(text)
+            if self._parts and self._parts[-1].style == style:
+                text = self._parts.pop().text + text
+            self._parts.append(Segment(text, style))
         return self
 
     def space(self, cells: int = 1) -> LineWriter:
         """Add blanks."""
         if cells > 0:
-            self._parts.append(Segment(" " * cells))
             self.length += cells
+            before = self._parts[-1] if self._parts else None
+            if before is not None and (before.style is None or not before.style.bgcolor):
+                # A blank looks the same in any colour, and each change of style is sent to the terminal.
+                self._parts[-1] = Segment(before.text + " " * cells, before.style)
+            else:
+                self._parts.append(Segment(" " * cells))
         return self
 
     def to(self, column: int) -> LineWriter:

@@ -97,19 +97,17 @@ class LatencyPanel(Metric):
     def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
         """Two charts, each beside its percentiles, over one axis."""
         rows = self.rows
-        snapshot = replace(snapshot, **_window(snapshot.latency, snapshot.first_token))
+        total, first_token = _window(snapshot.latency, snapshot.first_token)
         first_height = max(1, (rows - 1) // 2)
         total_height = max(1, rows - 1 - first_height)
         if rows < 3:
-            view, label = (snapshot.latency, "total") if index == 0 else (snapshot.first_token, "first")
+            view, label = (total, "total") if index == 0 else (first_token, "first")
             return _chart_line(view, label, 0, 1, width, ink)
         if index < total_height:
-            return _chart_line(snapshot.latency, "total", index, total_height, width, ink)
+            return _chart_line(total, "total", index, total_height, width, ink)
         if index < total_height + first_height:
-            return _chart_line(
-                snapshot.first_token, "first token", index - total_height, first_height, width, ink
-            )
-        return _axis(snapshot.latency, width, ink)
+            return _chart_line(first_token, "first token", index - total_height, first_height, width, ink)
+        return _axis(total, width, ink)
 
 
 EVEN = 0.1
@@ -119,19 +117,18 @@ LEGEND = 13
 """Cells beside a histogram for its name and percentiles."""
 
 
-def _window(*views: LatencyView) -> dict[str, LatencyView]:
+def _window(*views: LatencyView) -> tuple[LatencyView, ...]:
     """The views cut to the bins that hold samples in any of them, one empty bin on each side."""
     bins = min(len(view.counts) for view in views)
     filled = [index for index in range(bins) if any(view.counts[index] for view in views)]
     if not filled:
-        return {}
+        return views
     first = max(0, min(filled) - 1)
     last = min(bins - 1, max(max(filled) + 1, first + 9))
-    cut = (
+    return tuple(
         replace(view, bounds=view.bounds[first : last + 1], counts=view.counts[first : last + 1])
         for view in views
     )
-    return dict(zip(("latency", "first_token"), cut, strict=True))
 
 
 def _chart_line(view: LatencyView, label: str, line: int, height: int, width: int, ink: Ink) -> Line:

@@ -204,8 +204,10 @@ def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
         tail.put(fit(tokens, 9, "right"), ink.muted)
     room = width - out.length - tail.length
     path = _path(entry, ink)
-    if path.length > room:
-        path = _path(entry, ink, last_only=True)
+    for hidden in range(1, len(entry.hops)):
+        if path.length <= room:
+            break
+        path = _path(entry, ink, hidden)
     pieces = path.line()
     if path.length > room:
         text = "".join(piece.text for piece in pieces)
@@ -217,12 +219,12 @@ def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
     return (*out.line(), *pieces, *gap, *tail.line())
 
 
-def _path(entry: RequestEntry, ink: Ink, *, last_only: bool = False) -> LineWriter:
+def _path(entry: RequestEntry, ink: Ink, hidden: int = 0) -> LineWriter:
+    """The attempts; the first ``hidden`` of them only as a number."""
     out = LineWriter()
-    hops = entry.hops
-    if last_only and len(hops) > 2:
-        out.put(f"{len(hops) - 1} tries ", ink.muted).put("→ ", ink.muted)
-        hops = hops[-1:]
+    hops = entry.hops[hidden:]
+    if hidden:
+        out.put(f"+{hidden} → ", ink.muted)
     for index, hop in enumerate(hops):
         if index:
             out.put(" → ", ink.muted)
