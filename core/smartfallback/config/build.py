@@ -76,6 +76,7 @@ def _pool(name: str, table: PoolTable, keys: Mapping[KeyPath, Secret], folder: P
         burst_cooldown_s=table.burst_cooldown_s,
         price=None if table.price is None else Price(table.price.input, table.price.output),
         notice=table.notice,
+        command=_command(table.command, folder),
         quota_source=table.quota_source,
         quota_url=table.quota_url,
         quota_ttl_s=table.quota_ttl_s,
@@ -105,6 +106,14 @@ def _provider_id(table: PoolTable) -> str:
     if address is None:
         return table.provider.value
     return f"{table.provider.value}@{urlsplit(address).netloc.lower()}"
+
+
+def _command(argv: list[str], folder: Path) -> tuple[str, ...]:
+    """A command whose program is looked for on the search path, unless it is given with a folder."""
+    if not argv:
+        return ()
+    program = _expanded(argv[0])
+    return (str(folder / program) if program.name != argv[0] else argv[0], *argv[1:])
 
 
 def _expanded(name: str) -> Path:

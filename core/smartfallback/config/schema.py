@@ -71,6 +71,8 @@ def _quota_address(value: str) -> str:
     return value
 
 
+_RUNS_COMMAND = (ProviderKind.COPILOT,)
+
 Name = Annotated[str, AfterValidator(_name)]
 QuotaAddress = Annotated[str, AfterValidator(_quota_address)]
 Url = Annotated[str, AfterValidator(_http_url)]
@@ -254,7 +256,15 @@ class PoolTable(Table):
     quota_source: Annotated[QuotaSourceRule, Field(strict=False)] = QuotaSourceRule.AUTO
     quota_url: QuotaAddress | None = None
     quota_ttl_s: Annotated[float, Field(ge=60, le=3_600)] | None = None
+    command: list[Name] = []
     accounts: Annotated[list[AccountTable], Field(min_length=1)]
+
+    @field_validator("command")
+    @classmethod
+    def _command_is_run(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if value and info.data.get("provider") not in (None, *_RUNS_COMMAND):
+            raise refusal("this provider runs no program", allowed="a command of copilot pools only")
+        return value
 
     @field_validator("hybrid")
     @classmethod

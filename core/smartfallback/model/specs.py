@@ -122,6 +122,8 @@ class PoolSpec:
     with one ``provider_id`` share one circuit. ``notice`` is put before each answer of the pool.
     ``quota_url`` replaces the address that is asked for quota: a URL, or a path (from ``/``) on the
     account's base URL; None is the provider's usual one. ``quota_ttl_s`` None is the source's own.
+    ``command`` is the program of a provider that runs one, with the arguments that go before all
+    others; empty takes the one of the usual name on the search path.
     """
 
     name: str
@@ -147,6 +149,7 @@ class PoolSpec:
     quota_source: QuotaSourceRule = QuotaSourceRule.AUTO
     quota_url: str | None = None
     quota_ttl_s: float | None = None
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
