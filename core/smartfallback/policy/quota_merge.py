@@ -16,7 +16,9 @@
    asked is added.
 3. ``stale`` changes the label only: own use since then has been added already.
 4. ``estimated`` raises a count that nobody reported to the estimate and never lowers one. A window
-   that has been counted from its very start is known better than by assumption and stays.
+   that has been counted from its very start is known better than by assumption and stays. A
+   reported figure from before a restart stays too, labelled ``stale`` after
+   :data:`STALE_UNASKED_S`.
 5. A reading without a number for the window, or labelled ``unknown``, changes nothing.
 
 So percent used falls by a reset, a correction or a newer report only.
@@ -39,6 +41,9 @@ PESSIMISTIC_PERCENT: Final = 80.0
 
 STALE_AFTER_TTLS: Final = 2.0
 """How many times its TTL a reading may be old before it is called stale."""
+
+STALE_UNASKED_S: Final = 1_200.0
+"""Age in seconds from which a figure is stale whose source has not answered since a restart."""
 
 _REPLACING: Final = (TruthLabel.REPORTED, TruthLabel.LEARNED)
 _UNREPORTED: Final = (TruthLabel.UNKNOWN, TruthLabel.MEASURED, TruthLabel.ESTIMATED)
@@ -177,6 +182,10 @@ def merge(tracked: Tracked, reading: QuotaReading) -> Merged | None:
             # A reading from before a restart: better than an own count that began at zero.
             return Merged(max(tracked.used, said), label, reading.read_at)
         return None
+    if label is TruthLabel.ESTIMATED and tracked.label in _REPLACING and tracked.read_at is not None:
+        if reading.read_at - tracked.read_at <= STALE_UNASKED_S:
+            return None
+        return Merged(tracked.used, TruthLabel.STALE, tracked.read_at)
     if label is not TruthLabel.ESTIMATED or tracked.label not in _UNREPORTED or tracked.from_start:
         return None
     return Merged(max(tracked.used, said), label, reading.read_at)

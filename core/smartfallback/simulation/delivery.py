@@ -109,12 +109,12 @@ class Delivery:
         if head:
             await response.write(head)
         await self._wait(script.wait_s)
-        async for piece in _paced(script.tokens[: script.stop_after], script.tokens_per_s):
+        async for piece in paced(script.tokens[: script.stop_after], script.tokens_per_s):
             await response.write(dialect.piece(*call, "".join(piece)))
             yield len(piece)
         if script.ending is Ending.STALL:
             await self._wait(math.inf)
-            async for piece in _paced(script.tokens[script.stop_after :], script.tokens_per_s):
+            async for piece in paced(script.tokens[script.stop_after :], script.tokens_per_s):
                 await response.write(dialect.piece(*call, "".join(piece)))
                 yield len(piece)
         if script.ending is Ending.CUT:
@@ -162,7 +162,7 @@ class Delivery:
                 await self.lifted.wait()
 
 
-async def _paced(tokens: Sequence[str], tokens_per_s: float) -> AsyncIterator[Sequence[str]]:
+async def paced(tokens: Sequence[str], tokens_per_s: float) -> AsyncIterator[Sequence[str]]:
     """The tokens in the groups in which they are due, one group a tick."""
     if math.isinf(tokens_per_s):
         for begin in range(0, len(tokens), UNPACED_TOKENS):

@@ -35,6 +35,33 @@ class GarbageKind(StrEnum):
     """An event stream whose lines are noise. A call without streaming gets noise as its body."""
 
 
+class QuotaTrouble(StrEnum):
+    """What is wrong with a quota endpoint."""
+
+    HANG = "hang"
+    """No answer until the client goes or the fault is lifted."""
+    ERROR = "error"
+    """Status 503."""
+    ABSENT = "absent"
+    """Status 404, as where the endpoint does not exist."""
+    HTML = "html"
+    """A gateway's page with status 200."""
+    EMPTY = "empty"
+    """A JSON object that names no quota."""
+    STRINGS = "strings"
+    """Every number is written as a string."""
+    FRACTIONS = "fractions"
+    """Amounts that are no whole numbers."""
+    NO_FRACTION = "no fraction"
+    """Limits without what is used or left of them."""
+    NO_DATES = "no dates"
+    """No reset is named."""
+    OVERAGE = "overage"
+    """More is used than there was: what is left is negative."""
+    PLACEHOLDER = "placeholder"
+    """Nothing granted, and all of it left."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
     """Answer every call with this status and an error body of the dialect."""
@@ -140,6 +167,21 @@ class SafetyBlock:
     """The prompt is refused by a content filter."""
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaApiFault:
+    """The quota endpoint misbehaves; calls for answers are served as ever."""
+
+    trouble: QuotaTrouble = QuotaTrouble.HANG
+
+
+@dataclass(frozen=True, slots=True)
+class SilentEvents:
+    """An OpenCode server's event stream opens and then tells nothing; its other calls work.
+
+    Upstreams without an event stream of their own are not concerned.
+    """
+
+
 PlainFault = (
     HttpStatus
     | KeyRevoked
@@ -155,6 +197,7 @@ PlainFault = (
     | EmptyAnswer
     | OverloadInStream
     | SafetyBlock
+    | QuotaApiFault
 )
 
 

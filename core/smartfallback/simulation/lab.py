@@ -9,8 +9,9 @@ from types import TracebackType
 
 from smartfallback.clock import Clock
 from smartfallback.simulation.faults import ActiveFault, Fault
+from smartfallback.simulation.opencode_server import OpenCodeServer
 from smartfallback.simulation.serving import LOOPBACK, UpstreamServer
-from smartfallback.simulation.upstreams import AccountState, Counters, Upstream
+from smartfallback.simulation.upstreams import AccountState, Counters, DialectName, Upstream
 
 
 class Lab:
@@ -44,7 +45,8 @@ class Lab:
                 raise ValueError(f"two upstreams are named {spec.name!r}")
             if len(names) < len(spec.accounts) or len(keys) < len(spec.accounts):
                 raise ValueError(f"two accounts of {spec.name!r} share an id or a key")
-            self._servers[spec.name] = UpstreamServer(
+            serve = OpenCodeServer if spec.dialect is DialectName.OPENCODE else UpstreamServer
+            self._servers[spec.name] = serve(
                 spec, clock, rng, fault_at=self._fault_at, lifted=self._lifted_event, changed=self._changed
             )
 

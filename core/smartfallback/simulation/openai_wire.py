@@ -18,8 +18,9 @@ from smartfallback.simulation.dialects import (
     positive,
     tokens_of,
 )
-from smartfallback.simulation.faults import WaitForm
+from smartfallback.simulation.faults import QuotaTrouble, WaitForm
 from smartfallback.simulation.http_dates import http_date
+from smartfallback.simulation.quota_answers import copilot_user
 from smartfallback.simulation.upstreams import AccountState
 
 _TYPE: Final = {
@@ -47,9 +48,9 @@ class OpenAiWire:
     base_path = "/v1"
 
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str:  # noqa: ARG002 - header only
-        """The bearer token."""
+        """The bearer token; Copilot's user endpoint has it with the scheme ``token``."""
         scheme, _, token = headers.get("Authorization", "").partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else ""
+        return token.strip() if scheme.lower() in ("bearer", "token") else ""
 
     def lists_models(self, method: str, path: str) -> bool:
         """``GET /v1/models``."""
@@ -59,6 +60,14 @@ class OpenAiWire:
         """The list of models."""
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "simulated"} for name in names]
         return compact({"object": "list", "data": data})
+
+    def tells_quota(self, method: str, path: str) -> bool:
+        """``GET /copilot_internal/user``: an upstream that stands for Copilot has it at its root."""
+        return method == "GET" and path == "/copilot_internal/user"
+
+    def quota(self, state: AccountState, now: float, trouble: QuotaTrouble | None) -> dict[str, Any]:
+        """The account as Copilot's user endpoint describes it."""
+        return copilot_user(state, now, trouble)
 
     def question(
         self,

@@ -18,12 +18,14 @@ from smartfallback.clock import Clock
 from smartfallback.simulation.answers import Answers
 from smartfallback.simulation.delivery import Delivery, Script, junk_of
 from smartfallback.simulation.dialects import (
+    HTML_PAGE,
     Dialect,
     Problem,
     ProblemKind,
     Question,
     Refused,
     Wire,
+    compact,
 )
 from smartfallback.simulation.faults import (
     ActiveFault,
@@ -36,6 +38,8 @@ from smartfallback.simulation.faults import (
     KeyRevoked,
     OverloadInStream,
     PlainFault,
+    QuotaApiFault,
+    QuotaTrouble,
     QuotaWall,
     ResetConnection,
     SafetyBlock,
@@ -43,6 +47,7 @@ from smartfallback.simulation.faults import (
 )
 from smartfallback.simulation.gemini_wire import GeminiWire
 from smartfallback.simulation.openai_wire import OpenAiWire
+from smartfallback.simulation.opencode_wire import OpenCodeWire
 from smartfallback.simulation.upstreams import AccountState, DialectName, Upstream
 
 LOOPBACK: Final = "127.0.0.1"
@@ -50,6 +55,7 @@ LOOPBACK: Final = "127.0.0.1"
 _DIALECTS: Final[dict[DialectName, Dialect]] = {
     DialectName.GEMINI: GeminiWire(),
     DialectName.OPENAI: OpenAiWire(),
+    DialectName.OPENCODE: OpenCodeWire(),
 }
 # Leading whitespace belongs to a token, so that joining tokens gives the text back.
 _TOKEN: Final = re.compile(r"\s*\S+")
@@ -135,13 +141,41 @@ class UpstreamServer:
         dialect = self.dialect
         state = self._by_key.get(dialect.key(request.headers, request.query))
         if state is None:
-            return _response(dialect.refusal(Problem(ProblemKind.BAD_KEY, 401), self._clock.time()))
+            return to_response(dialect.refusal(Problem(ProblemKind.BAD_KEY, 401), self._clock.time()))
+        if dialect.tells_quota(request.method, request.path):
+            return await self._tell_quota(request, state)
         async with self._metered(state):
             try:
                 return await self._serve(request, state)
             except Refused as refused:
                 state.count(refused=1)
-                return _response(dialect.refusal(refused.problem, self._clock.time()))
+                return to_response(dialect.refusal(refused.problem, self._clock.time()))
+
+    async def _tell_quota(self, request: web.BaseRequest, state: AccountState) -> web.StreamResponse:
+        """Quota reads are no calls: they cost nothing and are counted apart."""
+        state.count(quota_reads=1)
+        active = self._fault_at(self.spec.name, state.spec.id)
+        fault = active.present(self._clock.monotonic()) if active else None
+        trouble = fault.trouble if isinstance(fault, QuotaApiFault) else None
+        if isinstance(fault, ResetConnection):
+            reset(request)
+            return web.Response()
+        now = self._clock.time()
+        try:
+            _refuse_by_fault(fault)
+            if active is not None and trouble is QuotaTrouble.HANG:
+                await self._lifted(active).wait()
+                trouble = None
+            if trouble is QuotaTrouble.ERROR:
+                raise Refused(Problem(ProblemKind.STATUS, 503))
+            if trouble is QuotaTrouble.ABSENT:
+                raise Refused(Problem(ProblemKind.UNKNOWN_PATH, 404, f"not found: {request.path}"))
+        except Refused as refused:
+            return to_response(self.dialect.refusal(refused.problem, now))
+        if trouble is QuotaTrouble.HTML:
+            return to_response(Wire(200, {"Content-Type": "text/html"}, HTML_PAGE))
+        payload = {} if trouble is QuotaTrouble.EMPTY else self.dialect.quota(state, now, trouble)
+        return to_response(Wire(200, {"Content-Type": "application/json"}, compact(payload)))
 
     @asynccontextmanager
     async def _metered(self, state: AccountState) -> AsyncIterator[None]:
@@ -160,36 +194,45 @@ class UpstreamServer:
         active = self._fault_at(self.spec.name, state.spec.id)
         fault = active.present(self._clock.monotonic()) if active else None
         if isinstance(fault, ResetConnection):
-            _reset(request)
+            reset(request)
             return web.Response()
         _refuse_by_fault(fault)
         dialect = self.dialect
         if dialect.lists_models(request.method, request.path):
-            return _response(
+            return to_response(
                 Wire(200, {"Content-Type": "application/json"}, dialect.models(self.spec.models))
             )
         question = dialect.question(request.method, request.path, request.query, body)
-        if isinstance(fault, BurstLimit) and fault.model in (None, question.model):
-            raise Refused(_burst(fault, question.model))
-        if isinstance(fault, QuotaWall):
-            resets_at = None if fault.resets_in_s is None else self._clock.time() + fault.resets_in_s
-            raise Refused(Problem(ProblemKind.WALL, 429, resets_at=resets_at, model=question.model))
+        self._refuse_answer(fault, question)
         self._admit(state, question)
         call_id = f"{self._rng.getrandbits(96):024x}"
         if isinstance(fault, EmptyAnswer | SafetyBlock):
             content = dialect.blocked(call_id, question) if isinstance(fault, SafetyBlock) else b""
             state.count(answered=1)
-            return _response(Wire(200, _content_type(question), content))
+            return to_response(Wire(200, _content_type(question), content))
         if isinstance(fault, Garbage) and not fault.after_tokens:
             state.count(answered=1)
             kind = (
                 {"Content-Type": "text/html"} if fault.kind is GarbageKind.HTML else _content_type(question)
             )
-            return _response(Wire(200, kind, junk_of(fault.kind, question)))
+            return to_response(Wire(200, kind, junk_of(fault.kind, question)))
         if isinstance(fault, OverloadInStream) and not question.stream:
             raise Refused(Problem(ProblemKind.STATUS, 503))
         lifted = self._lifted(active) if active is not None and fault is not None else None
         return await self._deliver(request, state, question, fault, lifted, call_id)
+
+    def _refuse_answer(self, fault: PlainFault | None, question: Question) -> None:
+        """Raise the refusal that ``fault`` makes of a call that was understood.
+
+        Raises:
+            Refused: It does.
+        """
+        _refuse_by_fault(fault)
+        if isinstance(fault, BurstLimit) and fault.model in (None, question.model):
+            raise Refused(_burst(fault, question.model))
+        if isinstance(fault, QuotaWall):
+            resets_at = None if fault.resets_in_s is None else self._clock.time() + fault.resets_in_s
+            raise Refused(Problem(ProblemKind.WALL, 429, resets_at=resets_at, model=question.model))
 
     def _admit(self, state: AccountState, question: Question) -> None:
         """Enforce the upstream's own limits and charge the call.
@@ -259,11 +302,13 @@ def _content_type(question: Question) -> dict[str, str]:
     return {"Content-Type": "text/event-stream" if question.stream else "application/json"}
 
 
-def _response(wire: Wire) -> web.Response:
+def to_response(wire: Wire) -> web.Response:
+    """``wire`` as aiohttp sends it."""
     return web.Response(status=wire.status, headers=wire.headers, body=wire.body)
 
 
-def _reset(request: web.BaseRequest) -> None:
+def reset(request: web.BaseRequest) -> None:
+    """Break the connection so that the client sees a reset."""
     transport = request.transport
     if transport is not None:
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

@@ -19,6 +19,7 @@ class DialectName(StrEnum):
 
     GEMINI = "gemini"
     OPENAI = "openai"
+    OPENCODE = "opencode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,8 @@ class Counters(NamedTuple):
     peak_in_flight: int = 0
     tokens_served: int = 0
     """Output tokens that were written to the socket."""
+    quota_reads: int = 0
+    """Authenticated calls for the quota; they count as nothing else."""
 
     @classmethod
     def total(cls, parts: Sequence[Counters]) -> Counters:
@@ -174,6 +177,11 @@ class AccountState:
         """Set what is used of the current window."""
         self.used(now)
         self._used = amount
+
+    @property
+    def window_ends_at(self) -> float:
+        """When the quota's window ends, in epoch seconds, as of the last look at what is used."""
+        return self._window_ends
 
     def wall_ends_at(self, now: float) -> float | None:
         """When the used-up quota comes back; None while something is left."""

@@ -1,0 +1,37 @@
+"""Which accounts of a pool have a quota source, and which.
+
+OpenAI-compatible servers have no common quota endpoint: their accounts live on the own count and on
+the rate-limit headers of their answers. OpenCode's server tells what an answer cost, but no quota of
+anything (its OpenAPI description names none). A local model has no quota.
+"""
+
+from __future__ import annotations
+
+from smartfallback.clock import Clock
+from smartfallback.model.specs import PoolSpec, ProviderKind, QuotaSourceRule
+from smartfallback.quota_sources.base import QuotaSource
+from smartfallback.quota_sources.refresher import Watch
+
+
+def sources_for(pool: PoolSpec, clock: Clock) -> dict[str, Watch]:
+    """The accounts of ``pool`` that can be asked about, by id; empty where nobody can be asked.
+
+    Args:
+        pool: Its ``quota_source`` may turn asking off.
+        clock: What ages and resets are read against.
+    """
+    if pool.quota_source is QuotaSourceRule.NONE:
+        return {}
+    source: QuotaSource
+    match pool.provider:
+        case ProviderKind.GEMINI:
+            from smartfallback.quota_sources.gemini import GeminiQuotaSource
+
+            source = GeminiQuotaSource(pool, clock)
+        case ProviderKind.COPILOT:
+            from smartfallback.quota_sources.copilot import CopilotQuotaSource
+
+            source = CopilotQuotaSource(pool, clock)
+        case ProviderKind.OPENAI | ProviderKind.OPENCODE | ProviderKind.LOCAL:
+            return {}
+    return {account.id: Watch(account, source) for account in pool.accounts}
