@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
@@ -18,7 +19,7 @@ from smartfallback_console.chat.composer import LARGEST_PROMPT, Composer, Hints
 from smartfallback_console.chat.conversation import Conversation, Turn
 from smartfallback_console.chat.text import Pacer
 from smartfallback_console.chat.turn_view import Notice, TurnView
-from smartfallback_console.chat.welcome import READ_ONLY, help_text, welcome
+from smartfallback_console.chat.welcome import help_text, welcome
 from smartfallback_console.formatting import clean
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ class Transcript(VerticalScroll):
         """Back to the field, or out of a pane that has none."""
         composer = self.screen.query_one(Composer)
         if composer.disabled:
-            self.screen.set_focus(None)
-        else:
-            composer.focus()
+            raise SkipAction
+        composer.focus()
 
 
 class ChatPane(Vertical):
@@ -141,9 +141,8 @@ class ChatPane(Vertical):
     def on_mount(self) -> None:
         """Follow the end; greet as soon as the core tells what there is."""
         if self._read_only:
-            composer = self.query_one(Composer)
-            composer.placeholder = READ_ONLY
-            composer.disabled = True
+            self.query_one(Composer).disabled = True
+            self.query_one("#chat-entry").display = False
         self.greet()
         if self._live:
             self.set_interval(LOOK_S, self.look, name="chat")
@@ -214,7 +213,7 @@ class ChatPane(Vertical):
         if self._welcomed is not None and self._welcomed.simulated:
             words.append("simulated")
         transcript = self.query_one(Transcript)
-        behind = transcript.max_scroll_y - transcript.scroll_offset.y
+        behind = transcript.max_scroll_y - max(0, transcript.scroll_offset.y)  # below 0 while all fits
         below = f"↓ {behind} lines below" if behind > 1 and self.running else ""
         head = " · ".join(words)
         if (head, below) == self._head:

@@ -186,7 +186,9 @@ def details(turn: Turn) -> Content:
         more = f" and {total - len(shown)} more" if total > len(shown) else ""
         lines.append(content([Piece(f"passed over: {', '.join(shown)}{more}", MUTED)]))
     request = turn.request
-    asked = f"chain {clean(request.chain)} · {len(request.messages)} messages sent"
+    earlier = len(request.messages) - 1
+    asked = f"chain {clean(request.chain)} · "
+    asked += f"{earlier} earlier messages sent along" if earlier else "no earlier messages sent along"
     if request.pin:
         asked += f" · pinned to {name(request.pin)}"
     if request.avoid:

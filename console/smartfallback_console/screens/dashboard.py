@@ -303,7 +303,7 @@ class Dashboard(Screen[None]):
     def action_back(self) -> None:
         """Escape: leave the chat, clear the filter, end the zoom, in this order."""
         area = self.query_one(PaneArea)
-        if isinstance(self.focused, Input | TextArea) or (self.focused and self.focused.id == "chat"):
+        if isinstance(self.focused, Input | TextArea) or self.query_one(ChatPane).has_focus_within:
             self.show_pane("accounts")
         elif self.query_one(AccountsTable).pattern:
             self.operations.set_filter("")

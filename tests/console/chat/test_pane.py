@@ -10,11 +10,13 @@ from textual.events import Paste
 from textual.pilot import Pilot
 
 from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure, Origin, Role, Usage
+from smartfallback_console.app import ConsoleApp
 from smartfallback_console.chat.answer_text import AnswerMarkdown, AnswerText, PlainLines
 from smartfallback_console.chat.composer import Composer, Hints
-from smartfallback_console.chat.pane import Transcript
+from smartfallback_console.chat.pane import ChatPane, Transcript
 from smartfallback_console.chat.turn_view import Footer, Notice, TurnView
 from support.chat_script import ChatApp, ScriptedSource, demo_source
+from support.clock import FakeClock
 from support.console_data import NOW, RATE_LIMIT, hostile_snapshot, snapshot
 
 OUTAGE = Failure(ErrorCategory.API_FAILURE, "Internal error encountered.", http_status=500)
@@ -111,6 +113,7 @@ async def test_while_waiting_the_status_says_where_the_request_is() -> None:
         answer = at.source.answer()
         await at.look(0.3)
         assert "choosing an account" in at.screen
+        assert "below" not in str(at.app.chat.border_subtitle)
         answer.tries("ag-1").fails(RATE_LIMIT)
         await at.look(0.3)
         assert "choosing the next account" in at.screen
@@ -575,3 +578,19 @@ async def test_remarks_stand_above_the_running_answer() -> None:
         children = list(at.transcript.children)
         assert isinstance(children[-1], TurnView)
         assert isinstance(children[-2], Notice)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_escape_leaves_an_idle_chat(read_only: bool) -> None:
+    app = ConsoleApp(demo_source(), read_only=read_only, live=False, clock=FakeClock().monotonic)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        await pilot.press("i")
+        await pilot.pause()
+        chat = app.screen.query_one(ChatPane)
+        assert chat.has_focus_within
+        await pilot.press("escape")
+        await pilot.pause()
+        assert not chat.has_focus_within
+        assert app.screen.focused is not None
+        assert app.screen.focused.id == "accounts"
