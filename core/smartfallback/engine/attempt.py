@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from smartfallback.engine.planner import Grant
 from smartfallback.engine.settlement import Received
+from smartfallback.engine.watch import Watch
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
 from smartfallback.model.requests import Usage
 from smartfallback.providers.base import Call, Chunk
@@ -42,8 +43,7 @@ class Attempt:
         self._loop = asyncio.get_running_loop()
         self.started = self._loop.time()
         self._stream: AsyncGenerator[Chunk, None] = grant.pool.adapter.stream(call)
-        self._timeout: asyncio.Timeout | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch = Watch(self._on_due)
         self._phase = TimeoutPhase.TOTAL
         self._divert_reason: str | None = None
         self._exhausted = False
@@ -60,15 +60,12 @@ class Attempt:
             ProviderError: The attempt failed, or a limit ran out.
             Diverted: :meth:`divert` was called.
         """
-        limits = self.grant.pool.spec.timeouts
-        self._watch = self._loop.call_at(self.started + limits.first_token_s, self._first_token_due)
-        try:
-            while True:
-                chunk = await self._next(self._deadline, TimeoutPhase.TOTAL)
-                if chunk.text or chunk.finish_reason is not None:
-                    return chunk
-        finally:
-            self._watch.cancel()
+        first_token_at = self.started + self.grant.pool.spec.timeouts.first_token_s
+        limit = min(first_token_at, self._deadline)
+        while True:
+            chunk = await self._next(limit, TimeoutPhase.FIRST_TOKEN)
+            if chunk.text or chunk.finish_reason is not None:
+                return chunk
 
     async def next(self, *, finished: bool) -> Chunk | None:
         """The next chunk, None at the end of the stream.
@@ -94,11 +91,12 @@ class Attempt:
         if self.text_received or self._divert_reason is not None:
             return False
         self._divert_reason = reason
-        self._cut(TimeoutPhase.FIRST_TOKEN)
+        self._watch.interrupt()
         return True
 
     async def aclose(self) -> None:
         """End the upstream call; bounded, and safe after any error or cancellation."""
+        self._watch.close()
         if self._exhausted:
             return
         try:
@@ -110,10 +108,9 @@ class Attempt:
     async def _next(self, limit: float, phase: TimeoutPhase) -> Chunk:
         self._phase = phase
         try:
-            async with asyncio.timeout_at(limit) as self._timeout:
-                if self._divert_reason is not None:
-                    raise Diverted(self._divert_reason)
-                chunk = await anext(self._stream)
+            if self._divert_reason is not None:
+                raise Diverted(self._divert_reason)
+            chunk = await self._watch.wait(anext(self._stream), limit)
         except TimeoutError:
             if self._divert_reason is not None:
                 raise Diverted(self._divert_reason) from None
@@ -132,8 +129,6 @@ class Attempt:
             # could hold anything, a key too, so only its kind is told.
             failure = Failure(ErrorCategory.UNKNOWN, f"the adapter failed with {type(error).__name__}")
             raise ProviderError(failure) from None
-        finally:
-            self._timeout = None
         self.characters += len(chunk.text)
         self.usage = chunk.usage or self.usage
         return chunk
@@ -143,16 +138,14 @@ class Attempt:
         """What has come of the answer so far."""
         return Received(self.characters, self.usage)
 
-    def _first_token_due(self) -> None:
-        if self._has_alternative():
-            self._cut(TimeoutPhase.FIRST_TOKEN)
-        else:
-            self._watch = self._loop.call_later(_RECHECK_S, self._first_token_due)
-
-    def _cut(self, phase: TimeoutPhase) -> None:
-        if self._timeout is not None and not self._timeout.expired():
-            self._phase = phase
-            self._timeout.reschedule(self._loop.time())
+    def _on_due(self) -> float | None:
+        """The wait's limit is reached: None ends it, unless nobody could answer in its place."""
+        now = self._loop.time()
+        if now >= self._deadline:
+            self._phase = TimeoutPhase.TOTAL
+        elif self._phase is TimeoutPhase.FIRST_TOKEN and not self._has_alternative():
+            return min(now + _RECHECK_S, self._deadline)
+        return None
 
     def _timed_out(self) -> Failure:
         limits = self.grant.pool.spec.timeouts
