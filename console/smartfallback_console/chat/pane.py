@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from textual import on
-from textual.actions import SkipAction
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Markdown, Static
 
@@ -18,6 +16,7 @@ from smartfallback_console.chat.commands import CommandError
 from smartfallback_console.chat.composer import LARGEST_PROMPT, Composer, Hints
 from smartfallback_console.chat.conversation import Conversation, Turn
 from smartfallback_console.chat.text import Pacer
+from smartfallback_console.chat.transcript import Transcript
 from smartfallback_console.chat.turn_view import Notice, TurnView
 from smartfallback_console.chat.welcome import help_text, welcome
 from smartfallback_console.formatting import clean
@@ -39,36 +38,6 @@ ROOMY_FROM = 20
 """Lines of the pane."""
 SHOWN_ITEMS = 30
 """Turns and notices on the screen; older ones are remembered but no longer drawn."""
-
-
-class Transcript(VerticalScroll):
-    """The turns; follows the end only while the reader is there."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "details", "Details", show=True),
-        Binding("escape", "leave", "Back", show=False),
-    ]
-
-    DEFAULT_CSS = """
-    Transcript { height: 1fr; width: 1fr; padding: 0 1 0 0; background: transparent;
-        scrollbar-size: 1 1; scrollbar-background: $surface; scrollbar-background-hover: $surface;
-        scrollbar-background-active: $surface; scrollbar-color: $foreground 25%;
-    }
-    """
-
-    def action_details(self) -> None:
-        """Open or close the story of the lowest answer in sight."""
-        for view in reversed(self.query(TurnView)):
-            if view.region.overlaps(self.region):
-                view.toggle_details()
-                return
-
-    def action_leave(self) -> None:
-        """Back to the field, or out of a pane that has none."""
-        composer = self.screen.query_one(Composer)
-        if composer.disabled:
-            raise SkipAction
-        composer.focus()
 
 
 class ChatPane(Vertical):

@@ -13,7 +13,8 @@ from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure, 
 from smartfallback_console.app import ConsoleApp
 from smartfallback_console.chat.answer_text import AnswerMarkdown, AnswerText, PlainLines
 from smartfallback_console.chat.composer import Composer, Hints
-from smartfallback_console.chat.pane import ChatPane, Transcript
+from smartfallback_console.chat.pane import ChatPane
+from smartfallback_console.chat.transcript import Transcript
 from smartfallback_console.chat.turn_view import Footer, Notice, TurnView
 from support.chat_script import ChatApp, ScriptedSource, demo_source
 from support.clock import FakeClock
