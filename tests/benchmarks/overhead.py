@@ -1,5 +1,7 @@
 """What the orchestrator adds to a request: against the same HTTP client and the same stub, in turns.
 
+A third client is plain httpx with its own transport, for what the choice of the transport is worth.
+
 Run: python tests/benchmarks/overhead.py
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import httpx
 from httpx_aiohttp import AiohttpTransport
@@ -65,17 +68,44 @@ async def measure(call: Callable[[], Awaitable[object]], concurrent: int) -> tup
     return samples, len(samples) / (time.perf_counter() - started)
 
 
+async def compare(
+    clients: dict[str, Callable[[], Awaitable[object]]], concurrent: int
+) -> list[dict[str, object]]:
+    """A row a client, and one for what ``routed`` adds to ``bare``."""
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in clients}
+    for round_number in range(ROUNDS + 1):
+        for name, call in clients.items():
+            samples, rate = await measure(call, concurrent)
+            if round_number:
+                rounds[name].append((percentile(samples, 0.5), percentile(samples, 0.99), rate))
+    medians = {
+        name: [percentile(column, 0.5) for column in zip(*taken, strict=True)]
+        for name, taken in rounds.items()
+    }
+    (bare50, bare99, bare_rate), (routed50, routed99, routed_rate) = medians["bare"], medians["routed"]
+    figures = [(name, p50, p99, rate) for name, (p50, p99, rate) in medians.items()]
+    figures.append(("added / ratio", routed50 - bare50, routed99 - bare99, routed_rate / bare_rate))
+    return [
+        {
+            "concurrent": concurrent,
+            "client": name,
+            "p50 ms": p50 * 1e3,
+            "p99 ms": p99 * 1e3,
+            "requests/s": rate,
+        }
+        for name, p50, p99, rate in figures
+    ]
+
+
 async def run() -> list[dict[str, object]]:
     """Alternate bare client and orchestrator, round by round, and compare medians."""
     rows: list[dict[str, object]] = []
-    request = Request.ask("How are you?")
-    from dataclasses import replace
-
-    request = replace(request, stream=False)
+    request = replace(Request.ask("How are you?"), stream=False)
     with stub_upstream() as base_url:
         transport = AiohttpTransport(limits=httpx.Limits(max_connections=200))
         async with (
             httpx.AsyncClient(transport=transport) as client,
+            httpx.AsyncClient(limits=httpx.Limits(max_connections=200)) as plain_client,
             Orchestrator(spec(base_url)) as orchestrator,
         ):
 
@@ -83,41 +113,16 @@ async def run() -> list[dict[str, object]]:
                 response = await client.post(f"{base_url}/chat/completions", json=PAYLOAD)
                 response.json()
 
+            async def plain() -> None:
+                response = await plain_client.post(f"{base_url}/chat/completions", json=PAYLOAD)
+                response.json()
+
             async def routed() -> None:
                 await orchestrator.chat(request)
 
+            clients = {"plain httpx": plain, "bare": bare, "routed": routed}
             for concurrent in CALLS:
-                medians: dict[str, list[float]] = {"bare": [], "routed": []}
-                p99s: dict[str, list[float]] = {"bare": [], "routed": []}
-                rates: dict[str, list[float]] = {"bare": [], "routed": []}
-                for round_number in range(ROUNDS + 1):
-                    for name, call in (("bare", bare), ("routed", routed)):
-                        samples, rate = await measure(call, concurrent)
-                        if round_number:
-                            medians[name].append(percentile(samples, 0.5))
-                            p99s[name].append(percentile(samples, 0.99))
-                            rates[name].append(rate)
-                for name in medians:
-                    rows.append(
-                        {
-                            "concurrent": concurrent,
-                            "client": name,
-                            "p50 ms": percentile(medians[name], 0.5) * 1e3,
-                            "p99 ms": percentile(p99s[name], 0.5) * 1e3,
-                            "requests/s": percentile(rates[name], 0.5),
-                        }
-                    )
-                bare_row, routed_row = rows[-2], rows[-1]
-                rows.append(
-                    {
-                        "concurrent": concurrent,
-                        "client": "added / ratio",
-                        "p50 ms": float(str(routed_row["p50 ms"])) - float(str(bare_row["p50 ms"])),
-                        "p99 ms": float(str(routed_row["p99 ms"])) - float(str(bare_row["p99 ms"])),
-                        "requests/s": float(str(routed_row["requests/s"]))
-                        / float(str(bare_row["requests/s"])),
-                    }
-                )
+                rows += await compare(clients, concurrent)
     return rows
 
 
