@@ -276,3 +276,17 @@ async def test_only_lines_that_changed_are_drawn_again(console: Opener) -> None:
         )
         await running.look()
         assert [getattr(region, "height", None) for region in regions] == [1]
+
+
+async def test_it_reads_without_any_colour(console: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with console() as running:
+        strips = running.app.screen._compositor.render_strips(running.app.size)
+        for strip in strips:
+            for line_filter in running.app.get_line_filters():
+                strip = strip.apply_filter(line_filter, running.app.screen.background_colors[0])
+            for segment in strip:
+                for colour in (segment.style.color, segment.style.bgcolor) if segment.style else ():
+                    if colour is not None and colour.triplet is not None:
+                        assert len(set(colour.triplet)) == 1
+        assert "▲ ag-3" in running.screen_text()

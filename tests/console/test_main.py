@@ -56,6 +56,7 @@ class Terminal:
         end = time.monotonic() + 30
         while text not in self.seen:
             assert time.monotonic() < end, self.seen[-2_000:]
+            assert b"has stopped" not in self.seen, "the core did not start"
             self._read()
 
     def _read(self) -> None:

@@ -73,7 +73,7 @@ class FairnessPanel(Metric):
         pool = pools[number]
         gini = pool.fairness.requests or 0.0
         alarm = pool.fairness.alarm
-        tone = ink.warning if alarm else ink.ok
+        tone = ink.warning if alarm else ink.ok if gini <= EVEN else ink.primary
         if part == 1:
             tokens = pool.fairness.tokens
             shared = pool.fairness.share_of_limit
@@ -187,13 +187,9 @@ def _axis(view: LatencyView, width: int, ink: Ink) -> Line:
 
 
 def _bound(seconds: float) -> str:
-    return (
-        f"{seconds * 1000:.0f}ms"
-        if seconds < 0.1
-        else f"{seconds:.1g}s"
-        if seconds < 1
-        else f"{seconds:.3g}s"
-    )
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f}ms"
+    return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
 
 
 class TrafficPanel(Metric):
