@@ -53,6 +53,7 @@ from smartfallback.model.events import (
     RequestFailed,
     RequestFinished,
     RequestRouted,
+    StateNotice,
     StrategyChanged,
 )
 from smartfallback.model.outcomes import (
@@ -115,6 +116,8 @@ if TYPE_CHECKING:
     from smartfallback.engine.bus import Subscription
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.simulation.demo import Demo, demo
+    from smartfallback.state.base import StateStore
+    from smartfallback.state.sqlite import SqliteStateStore
 
 _LAZY = {
     "ConfigError": "smartfallback.config",
@@ -122,6 +125,8 @@ _LAZY = {
     "Demo": "smartfallback.simulation.demo",
     "LoadedConfig": "smartfallback.config",
     "Orchestrator": "smartfallback.engine.orchestrator",
+    "SqliteStateStore": "smartfallback.state.sqlite",
+    "StateStore": "smartfallback.state.base",
     "Subscription": "smartfallback.engine.bus",
     "demo": "smartfallback.simulation.demo",
     "locate_config": "smartfallback.config",
@@ -217,6 +222,9 @@ __all__ = [
     "Skip",
     "SkipReason",
     "Snapshot",
+    "SqliteStateStore",
+    "StateNotice",
+    "StateStore",
     "Strategy",
     "StrategyChanged",
     "Subscription",

@@ -14,8 +14,10 @@ from smartfallback.engine.maintenance import Maintenance
 from smartfallback.engine.meters import Meters, PoolAccounts
 from smartfallback.engine.observer import Observer
 from smartfallback.engine.operator import Operator
+from smartfallback.engine.persistence import Persistence
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import Planner
+from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
 from smartfallback.engine.run import Run, Services
 from smartfallback.engine.settlement import Settlement
@@ -29,6 +31,7 @@ from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
+from smartfallback.state.base import StateStore
 
 ProviderFactory = Callable[[PoolSpec, Clock], Provider]
 
@@ -46,6 +49,7 @@ class Orchestrator:
         clock: The time; the machine's by default.
         rng: Randomness for selection, jitter and back-off.
         provider_factory: Makes a pool's adapter; the built-in ones by default.
+        store: Keeps state over a restart; this orchestrator closes it. Without one nothing is kept.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Orchestrator:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         provider_factory: ProviderFactory | None = None,
+        store: StateStore | None = None,
     ) -> None:
         self.spec = spec
         self._clock = clock or SystemClock()
@@ -72,7 +77,9 @@ class Orchestrator:
             now_at=self._clock.time(),
         )
         capacity = Capacity()
-        self._placement = Placement(self._clock, self._bus, capacity.freed)
+        self._placement = Placement(
+            self._clock, self._bus, Resets(self._clock, self._bus, rng), capacity.freed
+        )
         settlement = Settlement(
             self._roster,
             self._placement,
@@ -102,6 +109,11 @@ class Orchestrator:
         )
         self._maintenance = Maintenance(self._roster, self._placement, self._meters, self._clock, self._bus)
         self._maintenance_task: asyncio.Task[None] | None = None
+        self._persistence: Persistence | None = None
+        if store is not None:
+            self._persistence = Persistence(
+                self._roster, self._placement, self._clock, self._bus, store, make_circuit=make_circuit
+            )
         now = self._clock.monotonic()
         for account in self._roster.accounts.values():
             account.status = account.ledger.status(self._clock.time())
@@ -110,6 +122,9 @@ class Orchestrator:
         self._maintenance.check(now)
 
     async def __aenter__(self) -> Orchestrator:
+        if self._persistence is not None:
+            await self._persistence.start()
+            self._maintenance.check(self._clock.monotonic())
         self._maintenance_task = asyncio.create_task(
             self._maintenance.run(), name="smartfallback-maintenance"
         )
@@ -121,7 +136,7 @@ class Orchestrator:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop: no new requests, adapters closed, child processes gone. Safe to call twice."""
+        """Stop: no new requests, adapters closed, child processes gone, state saved. Safe to call twice."""
         self._closed = True
         task, self._maintenance_task = self._maintenance_task, None
         if task is not None:
@@ -130,6 +145,8 @@ class Orchestrator:
         await asyncio.gather(
             *(pool.adapter.aclose() for pool in self._roster.pools.values()), return_exceptions=True
         )
+        if self._persistence is not None:
+            await self._persistence.aclose()
 
     def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Answer ``request`` as typed events: routed, attempts, deltas, finished.

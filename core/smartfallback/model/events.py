@@ -183,6 +183,34 @@ class QuotaReset(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ResetValidated(Event):
+    """An account that was out has its quota back; ``by`` says who showed it. Its rate climbs from now."""
+
+    account: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResetOverdue(Event):
+    """An account is exhausted although its quota should have begun anew.
+
+    ``tries`` counts the tries that found it so; the next one is at ``retry_at`` (epoch seconds).
+    """
+
+    account: str
+    tries: int
+    retry_at: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountResumed(Event):
+    """An account that was out takes as many requests as any other again."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class StrategyChanged(Event):
     """A pool selects by another strategy."""
 
@@ -214,4 +242,11 @@ class ProviderNotice(Event):
     """A provider tells something worth knowing, such as a restarted child process."""
 
     pool: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateNotice(Event):
+    """Something about how state is kept over a restart, such as a file that can't be written."""
+
     message: str

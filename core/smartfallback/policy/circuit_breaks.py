@@ -48,5 +48,20 @@ class Breaks:
         high = min(self._current * spread, self._limit())
         return self._rng.uniform(max(self._first, high / spread), high)
 
+    @property
+    def first(self) -> float:
+        """The length of the first break since it last closed, without meaning before one."""
+        return self._first
+
+    @property
+    def latest(self) -> float | None:
+        """The latest break without its jitter, None before the first."""
+        return self._current
+
+    def restore(self, first: float, latest: float | None) -> None:
+        """Go on from breaks before a restart; a later one still keeps to the settings' maximum."""
+        if latest is not None and first > 0 and latest > 0:
+            self._first, self._current = first, latest
+
     def _limit(self) -> float:
         return max(self._settings.max_recovery_timeout_s, self._first)

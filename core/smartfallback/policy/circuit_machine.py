@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.model.circuits import CircuitSettings, CircuitState, CircuitTarget
+from smartfallback.model.state import CircuitRecord
 from smartfallback.policy.circuit_breaks import Breaks
 from smartfallback.policy.circuit_probes import Probes
 from smartfallback.policy.circuit_running import RunningCalls
@@ -146,6 +147,43 @@ class CircuitMachine:
     def needs_operator(self) -> bool:
         """Whether only an operator can make it admit again."""
         return self._state is FORCED_OPEN and self._until is None
+
+    # Over a restart
+
+    def record(self, offset: float) -> CircuitRecord | None:
+        """What of it survives a restart; None when its settings alone say how it begins.
+
+        Args:
+            offset: Epoch seconds minus monotonic ones.
+        """
+        if self._state in ADMITTING:
+            return None
+        return CircuitRecord(
+            state=self._state,
+            cause=self._cause,
+            since=self._since + offset,
+            until=None if self._until is None else self._until + offset,
+            first_break_s=self._breaks.first,
+            last_break_s=self._breaks.latest,
+            rate_limit_test=self._state is HALF_OPEN and self._probes.rate_limit_test,
+        )
+
+    def restore(self, record: CircuitRecord, now: float, offset: float) -> None:
+        """Go on from before a restart, without a change to tell of; call before the first permit.
+
+        A break or hold that ended meanwhile ends at the next call or :meth:`tick`, with its change.
+
+        Raises:
+            ValueError: The record is of a state that only settings or calls give.
+        """
+        if record.state in ADMITTING:
+            raise ValueError(f"{self._target}: a circuit is not restored as {record.state.value}")
+        until = None if record.until is None else record.until - offset
+        if record.state is OPEN and until is None:
+            until = now
+        self._breaks.restore(record.first_break_s, record.last_break_s)
+        self._enter(record.state, now, record.cause, until, record.rate_limit_test)
+        self._since = min(now, record.since - offset)
 
     def _change(
         self,

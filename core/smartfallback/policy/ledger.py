@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, final
 
-from smartfallback.model.quota import QuotaStatus, QuotaUnit, TruthLabel
+from smartfallback.model.quota import QuotaStatus, QuotaUnit, TruthLabel, WindowSpec
 from smartfallback.model.snapshot import QuotaView
+from smartfallback.model.state import WallState
 from smartfallback.policy.ledger_window import (
     ENDED,
     LAPSED,
@@ -31,7 +32,8 @@ from smartfallback.policy.quota_merge import Tracked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from smartfallback.model.quota import QuotaEstimate, QuotaThresholds, WindowSpec
+    from smartfallback.model.quota import QuotaEstimate, QuotaThresholds
+    from smartfallback.model.state import WindowState
 
 __all__ = ["WALL_FALLBACK_S", "AccountLedger", "OwnUse", "Reservation", "Rolled"]
 
@@ -71,6 +73,7 @@ class AccountLedger:
         "_committed",
         "_dirty",
         "_due",
+        "_ended_wall_s",
         "_epoch",
         "_exhausted_at",
         "_exhausted_reason",
@@ -99,6 +102,7 @@ class AccountLedger:
         self._exhausted_until: float | None = None
         self._exhausted_at = 0.0
         self._exhausted_reason = ""
+        self._ended_wall_s = 0.0
         self._waiting = any(window.closed for window in self._windows)
         """A sliding window waits for its first use."""
         self._trial: tuple[LedgerWindow, ...] = ()
@@ -376,12 +380,57 @@ class AccountLedger:
         self._reschedule()
         self._dirty = True
 
+    # -- over a restart ----------------------------------------------------------------------
+
+    def states(self) -> tuple[WindowState, ...]:
+        """The counts to keep over a restart, as of the last call that was given the time."""
+        return tuple(state for window in self._windows if (state := window.state()) is not None)
+
+    def wall(self) -> WallState | None:
+        """The wall to keep over a restart, as of the last call that was given the time."""
+        if self._exhausted_until is None:
+            return None
+        return WallState(self._exhausted_until, self._exhausted_at, self._exhausted_reason)
+
+    def restore(self, windows: Sequence[WindowState], wall: WallState | None, now: float) -> None:
+        """Go on with counts and a wall from before a restart; call before the first reservation.
+
+        Saved windows belong to those of the same kind and unit, in order; a limit may have changed.
+        One that a source had reported is taken up again, one that nobody configures any longer is not.
+        What ended meanwhile begins anew and is told by :meth:`roll`. Holds are not restored: the
+        attempts that they were for have died.
+        """
+        saved = list(windows)
+        for window in self._windows:
+            for state in saved:
+                if (state.kind, state.unit) == (window.spec.kind, window.spec.unit):
+                    saved.remove(state)
+                    window.restore(state, now)
+                    break
+        for state in saved:
+            if state.adopted and state.ends_at > now:
+                self.adopt(WindowSpec(state.kind, state.unit, state.limit), now)
+                self._windows[-1].restore(state, now)
+        if wall is not None and wall.until > now:
+            self._exhausted_until = wall.until
+            self._exhausted_at = wall.since
+            self._exhausted_reason = wall.reason
+        self._waiting = any(window.closed for window in self._windows)
+        self._dirty = True
+        self._reschedule()
+        self._apply(now)
+
     # -- what selection and screens read -----------------------------------------------------
 
     @property
     def exhausted_until(self) -> float | None:
         """When the wall that the provider named ends; as of the last call that was given the time."""
         return self._exhausted_until
+
+    @property
+    def exhausted_at(self) -> float:
+        """When the provider named the wall that stands now, in epoch seconds; without one of no meaning."""
+        return self._exhausted_at
 
     @property
     def exhausted_reason(self) -> str:
@@ -439,6 +488,12 @@ class AccountLedger:
         rolled, self._rolled = self._rolled, []
         return rolled
 
+    def ended_wall(self, now: float) -> float:
+        """For how many seconds the wall stood that ended since the last call; 0 when none did."""
+        self._apply(now)
+        stood_s, self._ended_wall_s = self._ended_wall_s, 0.0
+        return stood_s
+
     # -- inside ------------------------------------------------------------------------------
 
     def _apply(self, now: float) -> None:
@@ -452,6 +507,7 @@ class AccountLedger:
                 self._rolled.append(window.roll(now, self._epoch))
                 self._waiting = self._waiting or window.closed
         if self._exhausted_until is not None and now >= self._exhausted_until:
+            self._ended_wall_s = self._exhausted_until - self._exhausted_at
             self._exhausted_until = None
             self._exhausted_reason = ""
         lapsed = [reservation for reservation, end in self._live.items() if now >= end]

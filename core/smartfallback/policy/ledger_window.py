@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from smartfallback.model.quota import QuotaUnit, TruthLabel
 from smartfallback.model.snapshot import WindowView
+from smartfallback.model.state import WindowState
 from smartfallback.policy.reset_calendar import parse_reset
 
 if TYPE_CHECKING:
@@ -42,11 +43,13 @@ class Rolled(NamedTuple):
 
     ``started_at`` is when, in epoch seconds: the start of the calendar window that holds now, or
     the end of the last span of a window that slides (its next one starts at its next use).
+    ``percent_before`` is ``used_before`` in percent of the limit.
     """
 
     kind: WindowKind
     used_before: float
     started_at: float
+    percent_before: float
 
 
 @final
@@ -154,7 +157,42 @@ class LedgerWindow:
         self.label = self._own_label()
         self.read_at = None
         self.changed_at = self.started_at
-        return Rolled(self.spec.kind, used_before, self.started_at)
+        return Rolled(self.spec.kind, used_before, self.started_at, self.percent(used_before))
+
+    def state(self) -> WindowState | None:
+        """What of it survives a restart; None where nothing is counted or known."""
+        if self.closed or self.label is TruthLabel.UNKNOWN:
+            return None
+        return WindowState(
+            kind=self.spec.kind,
+            unit=self.spec.unit,
+            used=self.used,
+            label=self.label,
+            started_at=self.started_at,
+            ends_at=self.ends_at,
+            changed_at=self.changed_at,
+            read_at=self.read_at,
+            limit=self.limit,
+            adopted=self.adopted,
+        )
+
+    def restore(self, saved: WindowState, now: float) -> None:
+        """Go on from ``saved``. If its span is over by ``now``, the ledger rolls it as it would have then.
+
+        A calendar window that still runs ends when the configuration now says so. A span from the
+        future, as after a step of the clock backwards, stays the current one; of one that lies further
+        away than two whole spans, and so was never right, only the count is kept.
+        """
+        sane = saved.ends_at <= now + 2 * self.rule.span_s
+        if sane and (self.rule.slides or saved.ends_at <= now or saved.started_at > now):
+            self.started_at = saved.started_at
+            self.ends_at = saved.ends_at
+        elif self.closed:
+            self.open(now)
+        self.used = saved.used
+        self.label = saved.label
+        self.changed_at = saved.changed_at
+        self.read_at = saved.read_at
 
     def percent(self, amount: float) -> float:
         """``amount`` in percent of the limit; a limit of 0 is used up from the start."""

@@ -1,0 +1,118 @@
+"""What of a system survives a restart: plain values, with times in epoch seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from smartfallback.model.circuits import CircuitState
+from smartfallback.model.decisions import AdminState
+from smartfallback.model.quota import QuotaUnit, TruthLabel, WindowKind
+
+
+@dataclass(frozen=True, slots=True)
+class RestState:
+    """A rest that ends by itself: a cooldown, a blocked model, or a wall that a provider named."""
+
+    until: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WallState:
+    """A wall that a provider named, and when it did so."""
+
+    until: float
+    since: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """The count of one quota window.
+
+    ``read_at`` is the time of the reading that ``used`` rests on, None for a count of our own.
+    ``adopted`` tells a window that a source reported and nobody configured; ``limit`` is then its
+    only source, and for others the limit as it was configured.
+    """
+
+    kind: WindowKind
+    unit: QuotaUnit
+    used: float
+    label: TruthLabel
+    started_at: float
+    ends_at: float
+    changed_at: float
+    read_at: float | None = None
+    limit: float = 0.0
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitRecord:
+    """A circuit that is not closed.
+
+    Attributes:
+        state: OPEN, HALF_OPEN or FORCED_OPEN; the other states come from the configuration.
+        cause: Why it is in that state.
+        since: When it entered it.
+        until: When an open one may probe, or a forced one ends by itself.
+        first_break_s: The first break since it last closed, in seconds.
+        last_break_s: The latest break, from which the next one grows; None before the first.
+        rate_limit_test: It is half-open to test whether a rate limit is over.
+    """
+
+    state: CircuitState
+    cause: str
+    since: float
+    until: float | None = None
+    first_break_s: float = 0.0
+    last_break_s: float | None = None
+    rate_limit_test: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionState:
+    """Why an account needs somebody to act.
+
+    ``credentials`` is a short check value of the credentials that were refused: it tells that they
+    were replaced meanwhile, and too short to tell anything else.
+    """
+
+    message: str
+    since: float
+    credentials: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """One account; an instance without arguments is that of an account that never did anything.
+
+    ``circuit`` is None while it is closed; ``models`` holds rests and circuits by model.
+    """
+
+    admin: AdminState = AdminState.ACTIVE
+    admin_reason: str = ""
+    attention: AttentionState | None = None
+    cooldown: RestState | None = None
+    wall: WallState | None = None
+    windows: tuple[WindowState, ...] = ()
+    circuit: CircuitRecord | None = None
+    model_rests: Mapping[str, RestState] = field(default_factory=dict)
+    model_circuits: Mapping[str, CircuitRecord] = field(default_factory=dict)
+    last_used_at: float | None = None
+    requests: int = 0
+    failures: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemState:
+    """Accounts by id, and the circuits of providers by id: None for a closed one."""
+
+    accounts: Mapping[str, AccountState] = field(default_factory=dict)
+    providers: Mapping[str, CircuitRecord | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether it holds anything."""
+        return bool(self.accounts or self.providers)

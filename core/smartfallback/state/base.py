@@ -1,0 +1,37 @@
+"""What keeps the state of accounts and circuits over a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from smartfallback.model.state import SystemState
+
+
+class StateStore(Protocol):
+    """Keeps state; one orchestrator owns it and closes it.
+
+    No method raises for trouble with the storage, and none is called on a request's way: what can't
+    be kept stays in memory, is tried again with the next :meth:`save`, and is told of once.
+    """
+
+    async def load(self, accounts: Collection[str], providers: Collection[str]) -> SystemState:
+        """What was saved before, also of names that are not configured.
+
+        Args:
+            accounts: The configured accounts; the state of others may be forgotten after a while.
+            providers: The configured providers, likewise.
+        """
+        ...
+
+    async def save(self, changes: SystemState) -> None:
+        """Keep the state of these accounts and providers; without any, what is still unsaved."""
+        ...
+
+    def take_notices(self) -> tuple[str, ...]:
+        """What the operator should know, in sentences; each is handed out once."""
+        ...
+
+    async def aclose(self) -> None:
+        """Save what is still unsaved and let go of the storage. Safe to call twice."""
+        ...

@@ -1,0 +1,222 @@
+"""State as JSON, and back: strict about what it means, lenient about fields that are missing or new."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from smartfallback.model.circuits import CircuitState
+from smartfallback.model.decisions import AdminState
+from smartfallback.model.quota import QuotaUnit, TruthLabel, WindowKind
+from smartfallback.model.state import (
+    AccountState,
+    AttentionState,
+    CircuitRecord,
+    RestState,
+    WallState,
+    WindowState,
+)
+
+_KEPT_STATES = frozenset({CircuitState.OPEN, CircuitState.HALF_OPEN, CircuitState.FORCED_OPEN})
+
+
+def encode_account(state: AccountState) -> str:
+    """An account's state as a JSON object."""
+    document: dict[str, Any] = {
+        "admin": state.admin.value,
+        "admin_reason": state.admin_reason,
+        "last_used_at": state.last_used_at,
+        "requests": state.requests,
+        "failures": state.failures,
+        "tokens": state.tokens,
+        "windows": [_window(window) for window in state.windows],
+    }
+    if state.attention is not None:
+        attention = state.attention
+        document["attention"] = {
+            "message": attention.message,
+            "since": attention.since,
+            "credentials": attention.credentials,
+        }
+    if state.cooldown is not None:
+        document["cooldown"] = _rest(state.cooldown)
+    if state.wall is not None:
+        wall = state.wall
+        document["wall"] = {"until": wall.until, "since": wall.since, "reason": wall.reason}
+    if state.circuit is not None:
+        document["circuit"] = _circuit(state.circuit)
+    if state.model_rests:
+        document["model_rests"] = {model: _rest(rest) for model, rest in state.model_rests.items()}
+    if state.model_circuits:
+        document["model_circuits"] = {
+            model: _circuit(circuit) for model, circuit in state.model_circuits.items()
+        }
+    return json.dumps(document, ensure_ascii=True, allow_nan=False)
+
+
+def encode_circuit(record: CircuitRecord | None) -> str:
+    """A circuit as a JSON object, ``null`` for a closed one."""
+    return json.dumps(None if record is None else _circuit(record), ensure_ascii=True, allow_nan=False)
+
+
+def decode_account(text: str) -> AccountState:
+    """The account's state.
+
+    Raises:
+        ValueError: The text is not what :func:`encode_account` writes.
+    """
+    document = _Fields(_loaded(text))
+    attention, wall = document.part("attention"), document.part("wall")
+    rest, circuit = document.part("cooldown"), document.part("circuit")
+    windows = document.get("windows", [])
+    if not isinstance(windows, list):
+        raise ValueError("windows is no list")
+    return AccountState(
+        admin=AdminState(document.text("admin", AdminState.ACTIVE.value)),
+        admin_reason=document.text("admin_reason"),
+        attention=None
+        if attention is None
+        else AttentionState(
+            attention.text("message"), attention.number("since"), attention.text("credentials")
+        ),
+        cooldown=None if rest is None else _read_rest(rest),
+        wall=None
+        if wall is None
+        else WallState(wall.number("until"), wall.number("since"), wall.text("reason")),
+        windows=tuple(_read_window(_Fields(window)) for window in windows),
+        circuit=None if circuit is None else _read_circuit(circuit),
+        model_rests={model: _read_rest(part) for model, part in document.parts("model_rests")},
+        model_circuits={model: _read_circuit(part) for model, part in document.parts("model_circuits")},
+        last_used_at=document.number_or_none("last_used_at"),
+        requests=document.count("requests"),
+        failures=document.count("failures"),
+        tokens=document.count("tokens"),
+    )
+
+
+def decode_circuit(text: str) -> CircuitRecord | None:
+    """The circuit, None for a closed one.
+
+    Raises:
+        ValueError: The text is not what :func:`encode_circuit` writes.
+    """
+    document = _loaded(text)
+    return None if document is None else _read_circuit(_Fields(document))
+
+
+def _rest(rest: RestState) -> dict[str, Any]:
+    return {"until": rest.until, "reason": rest.reason}
+
+
+def _window(window: WindowState) -> dict[str, Any]:
+    return {
+        "kind": window.kind.value,
+        "unit": window.unit.value,
+        "used": window.used,
+        "label": window.label.value,
+        "started_at": window.started_at,
+        "ends_at": window.ends_at,
+        "changed_at": window.changed_at,
+        "read_at": window.read_at,
+        "limit": window.limit,
+        "adopted": window.adopted,
+    }
+
+
+def _circuit(record: CircuitRecord) -> dict[str, Any]:
+    return {
+        "state": record.state.value,
+        "cause": record.cause,
+        "since": record.since,
+        "until": record.until,
+        "first_break_s": record.first_break_s,
+        "last_break_s": record.last_break_s,
+        "rate_limit_test": record.rate_limit_test,
+    }
+
+
+def _read_rest(fields: _Fields) -> RestState:
+    return RestState(fields.number("until"), fields.text("reason"))
+
+
+def _read_window(fields: _Fields) -> WindowState:
+    used, limit = fields.number("used"), fields.number("limit", 0.0)
+    if used < 0 or limit < 0:
+        raise ValueError("a count below 0")
+    return WindowState(
+        kind=WindowKind(fields.text("kind")),
+        unit=QuotaUnit(fields.text("unit")),
+        used=used,
+        label=TruthLabel(fields.text("label")),
+        started_at=fields.number("started_at"),
+        ends_at=fields.number("ends_at"),
+        changed_at=fields.number("changed_at"),
+        read_at=fields.number_or_none("read_at"),
+        limit=limit,
+        adopted=fields.get("adopted", False) is True,
+    )
+
+
+def _read_circuit(fields: _Fields) -> CircuitRecord:
+    state = CircuitState(fields.text("state"))
+    if state not in _KEPT_STATES:
+        raise ValueError(f"a circuit is not kept as {state.value}")
+    return CircuitRecord(
+        state=state,
+        cause=fields.text("cause"),
+        since=fields.number("since"),
+        until=fields.number_or_none("until"),
+        first_break_s=fields.number("first_break_s", 0.0),
+        last_break_s=fields.number_or_none("last_break_s"),
+        rate_limit_test=fields.get("rate_limit_test", False) is True,
+    )
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+class _Fields:
+    """The fields of one JSON object, each read as what it has to be."""
+
+    def __init__(self, document: object) -> None:
+        if not isinstance(document, Mapping):
+            raise ValueError("an object was expected")
+        self._document: Mapping[str, Any] = document
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self._document.get(name, default)
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self.get(name, default)
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is no text")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{name} is no finite number")
+        return value
+
+    def number_or_none(self, name: str) -> float | None:
+        return None if self.get(name) is None else self.number(name)
+
+    def count(self, name: str) -> int:
+        value = self.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name} is no count")
+        return value
+
+    def part(self, name: str) -> _Fields | None:
+        value = self.get(name)
+        return None if value is None else _Fields(value)
+
+    def parts(self, name: str) -> list[tuple[str, _Fields]]:
+        value = self.part(name)
+        return [] if value is None else [(key, _Fields(entry)) for key, entry in value._document.items()]

@@ -1,0 +1,152 @@
+"""The SQLite file itself: made private, opened with care, told apart from what is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final
+
+APPLICATION_ID: Final = 0x53464243
+"""Marks the file as ours (the letters SFBC), as SQLite's header provides for it."""
+SCHEMA_VERSION: Final = 1
+BUSY_S: Final = 0.5
+"""How long another process that writes is waited for, on the store's own thread."""
+
+_SCHEMA: Final = """
+CREATE TABLE state (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    seen_at REAL NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID
+"""
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BESIDE: Final = ("", "-wal", "-shm", "-journal")
+
+
+class ForeignFile(Exception):
+    """The file is in order, but not one that this version may write; the message says what it is."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, which is made (private to the user) when there is none.
+
+    Raises:
+        ForeignFile: It is another program's, or of another version of this one.
+        sqlite3.Error: It can't be read, or is damaged (see :func:`damaged`).
+        OSError: It can't be made.
+    """
+    _make(path)
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    try:
+        _adopt(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # Safe against a killed process; only a power cut may cost the last writes, never the file.
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_for_reading(path: Path) -> sqlite3.Connection:
+    """Open a file that can't be written, such as one in a read-only directory.
+
+    Raises:
+        ForeignFile: As :func:`connect`.
+        sqlite3.Error: It can't be read.
+    """
+    uri = path.absolute().as_uri() + "?mode=ro"
+    if not path.with_name(path.name + "-wal").exists():
+        uri += "&immutable=1"  # otherwise SQLite wants to make its files beside it
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
+    try:
+        _adopt(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether the error means that the file's content is broken."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGED
+
+
+def busy(error: sqlite3.Error) -> bool:
+    """Whether the error means that another process holds the file just now."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file stands at the path, None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, and what SQLite keeps beside it; returns its new path.
+
+    Raises:
+        OSError: It can't be renamed.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    number = 1
+    name = aside = f"{path.name}.damaged-{stamp}"
+    while path.with_name(aside).exists():
+        number += 1
+        aside = f"{name}-{number}"
+    for ending in _BESIDE:
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + ending).rename(path.with_name(aside + ending))
+    return path.with_name(aside)
+
+
+def _make(path: Path) -> None:
+    if path.exists():
+        with contextlib.suppress(OSError):  # another user's file, perhaps; SQLite says if it is usable
+            if path.is_file() and path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its -wal and -shm files the same mode.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def _adopt(connection: sqlite3.Connection) -> None:
+    """See that the file is ours; give an empty one its schema."""
+    if _numbers(connection) == (0, 0):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if _numbers(connection) == (0, 0) and not tables:  # not made by another process meanwhile
+                connection.execute(_SCHEMA)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+    application, version = _numbers(connection)
+    if application != APPLICATION_ID:
+        raise ForeignFile("is another program's database")
+    if version != SCHEMA_VERSION:
+        raise ForeignFile(
+            f"has version {version} of the format, where this version of SmartFallback knows {SCHEMA_VERSION}"
+        )
+
+
+def _numbers(connection: sqlite3.Connection) -> tuple[int, int]:
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return application, version
