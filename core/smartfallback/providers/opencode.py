@@ -147,7 +147,7 @@ class OpenCodeProvider:
 
     async def _texts(self, feed: EventFeed, answer: OpenCodeAnswer) -> list[str] | None:
         """The texts of the next events of the session, empty for a sign of life; None at the end."""
-        while not answer.ended and answer.failure is None:
+        while not answer.over:
             try:
                 events = await feed.read()
             except SseError as error:
@@ -155,16 +155,9 @@ class OpenCodeProvider:
                 return None
             if events is None:
                 return None
-            mine = [data for data in events if answer.concerns(data)]
-            if not mine:
-                continue
-            answer.at(self._clock.time())
-            texts = []
-            for data in mine:
-                texts.append(answer.feed(data))
-                if answer.ended or answer.failure is not None:
-                    break
-            return texts
+            texts = answer.read(events, self._clock.time())
+            if texts is not None:
+                return texts
         return None
 
     async def _ask_blocking(self, session: _Session, answer: OpenCodeAnswer, prompt: dict[str, Any]) -> str:

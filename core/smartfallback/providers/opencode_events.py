@@ -108,13 +108,27 @@ class OpenCodeAnswer(Answer):
         self._reason = ""
         self._busy = False
 
-    def concerns(self, data: bytes) -> bool:
-        """Whether an event may belong to the session; all others need not be decoded."""
-        return self._mark in data
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be read, for good or bad."""
+        return self.ended or self.failure is not None
 
-    def at(self, now: float) -> None:
-        """Set the calendar's time of the events that are read next."""
+    def read(self, events: list[bytes], now: float) -> list[str] | None:
+        """The texts of events as they came at epoch time ``now``; None when none was of the session.
+
+        A text may be empty: the event was a sign of life.
+        """
+        # Other sessions' events are most of what a busy server sends; they need not be decoded.
+        mine = [data for data in events if self._mark in data]
+        if not mine:
+            return None
         self._asked = Asked(self.account, self.model, now)
+        texts = []
+        for data in mine:
+            texts.append(self.feed(data))
+            if self.over:
+                break
+        return texts
 
     def take(self, payload: dict[str, Any]) -> str:
         """See :meth:`Answer.take`. Reads the answer of a blocking call (``{info, parts}``) too."""

@@ -151,15 +151,19 @@ class Delivery:
         return Finish(self.question.input_tokens, len(self.script.tokens), self.script.truncated)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait; under a fault, at most until it is lifted."""
-        if seconds <= 0:
-            return
-        if self.lifted is None:
-            await asyncio.sleep(seconds)
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if math.isinf(seconds) else seconds):
-                await self.lifted.wait()
+        await wait_until_lifted(self.lifted, seconds)
+
+
+async def wait_until_lifted(lifted: asyncio.Event | None, seconds: float) -> None:
+    """Wait; under a fault, at most until it is lifted."""
+    if seconds <= 0:
+        return
+    if lifted is None:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(None if math.isinf(seconds) else seconds):
+            await lifted.wait()
 
 
 async def paced(tokens: Sequence[str], tokens_per_s: float) -> AsyncIterator[Sequence[str]]:

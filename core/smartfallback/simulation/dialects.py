@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from smartfallback.simulation.faults import QuotaTrouble, WaitForm
+from smartfallback.simulation.faults import WaitForm
 from smartfallback.simulation.upstreams import AccountState
 
 
@@ -99,14 +99,6 @@ class Dialect(Protocol):
 
     def models(self, names: tuple[str, ...]) -> bytes:
         """The list of models."""
-        ...
-
-    def tells_quota(self, method: str, path: str) -> bool:
-        """Whether the call asks for the account's quota."""
-        ...
-
-    def quota(self, state: AccountState, now: float, trouble: QuotaTrouble | None) -> dict[str, Any]:
-        """The account's quota as it truly is, or odd in the way of ``trouble``; ``now`` in epoch seconds."""
         ...
 
     def question(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Question:

@@ -197,6 +197,7 @@ PlainFault = (
     | EmptyAnswer
     | OverloadInStream
     | SafetyBlock
+    | SilentEvents
     | QuotaApiFault
 )
 

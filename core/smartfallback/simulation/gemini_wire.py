@@ -20,9 +20,8 @@ from smartfallback.simulation.dialects import (
     positive,
     tokens_of,
 )
-from smartfallback.simulation.faults import QuotaTrouble, WaitForm
+from smartfallback.simulation.faults import WaitForm
 from smartfallback.simulation.http_dates import http_date
-from smartfallback.simulation.quota_answers import gemini_quota
 from smartfallback.simulation.upstreams import AccountState
 
 _CALL: Final = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)")
@@ -70,14 +69,6 @@ class GeminiWire:
         return compact(
             {"models": [{"name": f"models/{n}", "supportedGenerationMethods": methods} for n in names]}
         )
-
-    def tells_quota(self, method: str, path: str) -> bool:
-        """``GET /v1beta/quotaStatus``."""
-        return method == "GET" and path == "/v1beta/quotaStatus"
-
-    def quota(self, state: AccountState, now: float, trouble: QuotaTrouble | None) -> dict[str, Any]:
-        """``quotas``, with one entry for the account's quota."""
-        return gemini_quota(state, now, trouble)
 
     def question(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Question:
         """Understand a call.

@@ -18,9 +18,8 @@ from smartfallback.simulation.dialects import (
     positive,
     tokens_of,
 )
-from smartfallback.simulation.faults import QuotaTrouble, WaitForm
+from smartfallback.simulation.faults import WaitForm
 from smartfallback.simulation.http_dates import http_date
-from smartfallback.simulation.quota_answers import copilot_user
 from smartfallback.simulation.upstreams import AccountState
 
 _TYPE: Final = {
@@ -60,14 +59,6 @@ class OpenAiWire:
         """The list of models."""
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "simulated"} for name in names]
         return compact({"object": "list", "data": data})
-
-    def tells_quota(self, method: str, path: str) -> bool:
-        """``GET /copilot_internal/user``: an upstream that stands for Copilot has it at its root."""
-        return method == "GET" and path == "/copilot_internal/user"
-
-    def quota(self, state: AccountState, now: float, trouble: QuotaTrouble | None) -> dict[str, Any]:
-        """The account as Copilot's user endpoint describes it."""
-        return copilot_user(state, now, trouble)
 
     def question(
         self,

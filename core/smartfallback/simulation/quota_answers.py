@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from smartfallback.model.quota import QuotaUnit
 from smartfallback.simulation.faults import QuotaTrouble
-from smartfallback.simulation.upstreams import AccountState
+from smartfallback.simulation.upstreams import AccountState, DialectName
+
+QuotaAnswer = Callable[[AccountState, float, QuotaTrouble | None], dict[str, Any]]
+"""Makes a body from an account, the time in epoch seconds, and what is to be odd about it."""
+
+
+def quota_answer(dialect: DialectName, method: str, path: str) -> QuotaAnswer | None:
+    """What answers a call for the quota; None when the call asks for something else.
+
+    Copilot's user endpoint is at the root of upstreams of the OpenAI dialect, which stand for it.
+    """
+    return _ANSWERS.get((dialect, method, path))
 
 
 def gemini_quota(state: AccountState, now: float, trouble: QuotaTrouble | None) -> dict[str, Any]:
@@ -70,3 +82,9 @@ def _written(entry: dict[str, Any], trouble: QuotaTrouble | None) -> dict[str, A
 
 def _moment(state: AccountState) -> str:
     return datetime.fromtimestamp(state.window_ends_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+_ANSWERS: Final[dict[tuple[DialectName, str, str], QuotaAnswer]] = {
+    (DialectName.GEMINI, "GET", "/v1beta/quotaStatus"): gemini_quota,
+    (DialectName.OPENAI, "GET", "/copilot_internal/user"): copilot_user,
+}

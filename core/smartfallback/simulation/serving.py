@@ -48,6 +48,7 @@ from smartfallback.simulation.faults import (
 from smartfallback.simulation.gemini_wire import GeminiWire
 from smartfallback.simulation.openai_wire import OpenAiWire
 from smartfallback.simulation.opencode_wire import OpenCodeWire
+from smartfallback.simulation.quota_answers import QuotaAnswer, quota_answer
 from smartfallback.simulation.upstreams import AccountState, DialectName, Upstream
 
 LOOPBACK: Final = "127.0.0.1"
@@ -58,7 +59,7 @@ _DIALECTS: Final[dict[DialectName, Dialect]] = {
     DialectName.OPENCODE: OpenCodeWire(),
 }
 # Leading whitespace belongs to a token, so that joining tokens gives the text back.
-_TOKEN: Final = re.compile(r"\s*\S+")
+TOKEN: Final = re.compile(r"\s*\S+")
 # Closing with a linger of zero seconds makes the kernel send RST instead of FIN.
 _NO_LINGER: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
@@ -102,6 +103,7 @@ class UpstreamServer:
         self._answers = Answers(rng)
         self._fault_at = fault_at
         self._lifted = lifted
+        self._changed = changed
         self._by_key = {state.spec.api_key.reveal(): state for state in self.accounts.values()}
         self._runner: web.ServerRunner | None = None
 
@@ -142,8 +144,9 @@ class UpstreamServer:
         state = self._by_key.get(dialect.key(request.headers, request.query))
         if state is None:
             return to_response(dialect.refusal(Problem(ProblemKind.BAD_KEY, 401), self._clock.time()))
-        if dialect.tells_quota(request.method, request.path):
-            return await self._tell_quota(request, state)
+        tell = quota_answer(self.spec.dialect, request.method, request.path)
+        if tell is not None:
+            return await self._tell_quota(request, state, tell)
         async with self._metered(state):
             try:
                 return await self._serve(request, state)
@@ -151,7 +154,9 @@ class UpstreamServer:
                 state.count(refused=1)
                 return to_response(dialect.refusal(refused.problem, self._clock.time()))
 
-    async def _tell_quota(self, request: web.BaseRequest, state: AccountState) -> web.StreamResponse:
+    async def _tell_quota(
+        self, request: web.BaseRequest, state: AccountState, tell: QuotaAnswer
+    ) -> web.StreamResponse:
         """Quota reads are no calls: they cost nothing and are counted apart."""
         state.count(quota_reads=1)
         active = self._fault_at(self.spec.name, state.spec.id)
@@ -174,7 +179,7 @@ class UpstreamServer:
             return to_response(self.dialect.refusal(refused.problem, now))
         if trouble is QuotaTrouble.HTML:
             return to_response(Wire(200, {"Content-Type": "text/html"}, HTML_PAGE))
-        payload = {} if trouble is QuotaTrouble.EMPTY else self.dialect.quota(state, now, trouble)
+        payload = {} if trouble is QuotaTrouble.EMPTY else tell(state, now, trouble)
         return to_response(Wire(200, {"Content-Type": "application/json"}, compact(payload)))
 
     @asynccontextmanager
@@ -267,7 +272,7 @@ class UpstreamServer:
         lifted: asyncio.Event | None,
         call_id: str,
     ) -> web.StreamResponse:
-        tokens = _TOKEN.findall(self._answers.answer(question.prompts))
+        tokens = TOKEN.findall(self._answers.answer(question.prompts))
         pace = (state.spec.latency or self.spec.latency).draw(self._rng)
         headers = _content_type(question) | self.dialect.limits(state, self._clock.monotonic())
         response = web.StreamResponse(headers=headers)
