@@ -127,7 +127,7 @@ def after_failure(
         ttl_s: The source's TTL in seconds.
         now: Epoch seconds.
     """
-    if last is None:
+    if last is None or last.label is TruthLabel.UNKNOWN:
         return estimate
     held = as_of(last, ttl_s=ttl_s, now=now)
     if held.percent is None and not any(window.unlimited for window in held.windows):

@@ -89,8 +89,9 @@ def _reading(default: str, entry: dict[str, Any], now: float, model: str) -> Win
     unit = _match(_UNITS, counted) or _match(_UNITS, title) or QuotaUnit.FRACTION
     limit = number(_first(entry, "limit", "quotavalue", "quotalimit", "total", "max"))
     unlimited = flag(entry.get("unlimited")) or limit == -1
-    # A limit of 0 leaves no share to speak of.
-    limit = limit if limit is not None and limit > 0 else None
+    # A limit of 0 is a placeholder: there is no share of it, whatever the entry claims.
+    placeholder = limit is not None and limit <= 0
+    limit = None if placeholder else limit
     used = number(_first(entry, "used", "usage", "consumed"))
     remaining = number(_first(entry, "remaining", "left", "available"))
     if used is None and remaining is not None and limit is not None:
@@ -99,7 +100,7 @@ def _reading(default: str, entry: dict[str, Any], now: float, model: str) -> Win
     percent = _percent(entry) if used is None or limit is None else 100.0 * used / limit
     meant = name(_first(entry, "model", "modelid"), "").rpartition("/")[2]
     other_model = bool(meant and model) and not model.endswith(meant)
-    if unlimited:
+    if unlimited or placeholder:
         used = limit = percent = None
     if unit is QuotaUnit.FRACTION:
         used = limit = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -15,6 +16,9 @@ from smartfallback.quota_sources.base import QuotaFault, QuotaSourceError
 MAX_BODY_BYTES: Final = 256 * 1024
 _MISSING: Final = (404, 405, 410, 501)
 _UNAUTHORIZED: Final = (401, 403)
+_BAD_KEY: Final = re.compile(rb"API_KEY_INVALID|API key (?:not valid|expired)", re.IGNORECASE)
+_ERROR_BYTES: Final = 8 * 1024
+_ERROR_S: Final = 1.0
 
 
 async def get_json(client: HttpClient, url: str, headers: dict[str, str], account: AccountSpec) -> Any:
@@ -27,7 +31,7 @@ async def get_json(client: HttpClient, url: str, headers: dict[str, str], accoun
     try:
         exchange = await client.get(client.endpoint(url, headers))
         try:
-            _check_status(exchange.status)
+            await _check_status(exchange)
             body = await _body(exchange)
         finally:
             await exchange.aclose()
@@ -69,12 +73,16 @@ def key_of(account: AccountSpec) -> str | None:
     return key
 
 
-def _check_status(status: int) -> None:
+async def _check_status(exchange: Exchange) -> None:
+    status = exchange.status
     if status == 200:
         return
     if status in _MISSING:
         raise QuotaSourceError(f"no such endpoint (status {status})", QuotaFault.MISSING)
-    if status in _UNAUTHORIZED:
+    # Google refuses a wrong key with 400.
+    if status in _UNAUTHORIZED or (
+        status == 400 and _BAD_KEY.search(await exchange.read_start(_ERROR_BYTES, _ERROR_S))
+    ):
         raise QuotaSourceError(f"the credentials are refused (status {status})", QuotaFault.UNAUTHORIZED)
     raise QuotaSourceError(f"status {status}", QuotaFault.UNAVAILABLE)
 
