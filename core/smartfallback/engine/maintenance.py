@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
@@ -37,6 +38,8 @@ class Maintenance:
     def check(self, now: float) -> None:
         """Do all that is due at ``now``."""
         self._placement.wake(now)
+        for account in tuple(self._placement.resets.returning):
+            self._placement.roll(account, now)
         for provider in self._roster.providers.values():
             provider.circuit.tick(now)
         for pool in self._roster.pools.values():
@@ -64,8 +67,8 @@ class Maintenance:
         if abs(offset - self._wall_offset) > _CLOCK_STEP_S:
             self._wall_offset = offset
             for account in self._roster.accounts.values():
+                account.watched = -math.inf
                 self._placement.roll(account, now)
-                self._placement.watch_reset(account, now)
 
     def _check_degraded(self, chain: Chain, now: float) -> None:
         detail = _why_degraded(chain.pools[0], now)
@@ -86,7 +89,7 @@ def _why_degraded(first: PoolRuntime, now: float) -> str:
     circuit = first.provider.circuit
     if circuit.state is not CircuitState.CLOSED and not circuit.admits(now):
         return f"{first.name}: its provider's circuit is {circuit.state.value.replace('_', ' ')}"
-    if len(first.normal) or first.saturated:
+    if len(first.normal) or first.saturated or first.ramping:
         return ""
     reasons = {skip.reason for skip in first.parked.values()}
     if reasons == {SkipReason.SOFT_LIMIT}:

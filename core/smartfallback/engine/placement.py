@@ -8,15 +8,18 @@ What ends by itself (a cooldown, an open circuit, a quota window) sets an alarm.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
+from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import AccountRuntime, PoolRuntime
 from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import AdminState, Skip, SkipReason
 from smartfallback.model.events import QuotaReset, QuotaStatusChanged
-from smartfallback.model.quota import QuotaStatus
+from smartfallback.model.quota import QuotaReading, QuotaStatus
+from smartfallback.policy.ledger import OwnUse
 
 _ADMIN_SKIPS = {
     AdminState.DISABLED: SkipReason.DISABLED,
@@ -29,9 +32,10 @@ _ALARM_SLACK_S = 0.001
 class Placement:
     """Evaluates accounts in the specified order of checks and wakes them when their time comes."""
 
-    def __init__(self, clock: Clock, bus: Bus, on_room: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, bus: Bus, resets: Resets, on_room: Callable[[], None]) -> None:
         self._clock = clock
         self._bus = bus
+        self.resets = resets
         self._on_room = on_room
         self._alarms: list[tuple[float, int, AccountRuntime]] = []
         self._alarm_number = 0
@@ -66,6 +70,8 @@ class Placement:
             saturated = pool.saturated
             if slot in saturated:
                 saturated.discard(slot)
+            if account.comeback is not None:
+                pool.ramping.discard(slot)
             if percent is not None and percent >= pool.spec.thresholds.soft_limit:
                 skip = self._skip(
                     account, SkipReason.SOFT_LIMIT, f"{percent:.1f} % used", ledger.next_change_at(wall)
@@ -86,15 +92,29 @@ class Placement:
         else:
             pool.normal.discard(slot)
             pool.reserve.discard(slot)
-            if skip.reason is SkipReason.CONCURRENCY:
-                pool.saturated.add(slot)
-            else:
-                pool.saturated.discard(slot)
+            self._note_waiting(account, skip, now)
         if skip != account.parked:
             account.parked = skip
             pool.parked[slot] = skip
             pool.skips = None
             self._set_alarm(account, skip, now, wall)
+
+    def _note_waiting(self, account: AccountRuntime, skip: Skip, now: float) -> None:
+        """Keep apart who only waits for a running request to end, and who only for a ramp."""
+        pool, watch = account.pool, account.comeback
+        ramps = watch is not None and skip.reason is SkipReason.RAMP
+        waits = skip.reason is SkipReason.CONCURRENCY
+        if watch is not None and ramps and watch.canary_running(now):
+            ramps, waits = False, True
+        if ramps and account.slot in pool.saturated:
+            # The canary is answered, so that whoever waited for it may be served ahead of turn.
+            for _ in range(account.limit - account.in_flight):
+                self._on_room()
+        for slots, belongs in ((pool.saturated, waits), (pool.ramping, ramps)):
+            if belongs:
+                slots.add(account.slot)
+            else:
+                slots.discard(account.slot)
 
     def _blocked(
         self, account: AccountRuntime, percent: float | None, now: float, wall: float
@@ -130,7 +150,26 @@ class Placement:
             account.cooldown_reason = ""
         if account.in_flight >= account.limit:
             return self._skip(account, SkipReason.CONCURRENCY, f"{account.limit} in flight")
+        if account.comeback is not None:
+            return self._coming_back(account, now, wall)
         return None
+
+    def _coming_back(self, account: AccountRuntime, now: float, wall: float) -> Skip | None:
+        """What the account's way back after a reset still holds against the next request."""
+        self.resets.tick(account, now)
+        watch = account.comeback
+        if watch is None:
+            return None
+        admits_at = watch.admits_at(now)
+        if admits_at <= now:
+            return None
+        if watch.canary_running(now):
+            detail = "the request that tries whether its quota is back still runs"
+        elif watch.reading_awaited(now):
+            detail = "its quota source is asked whether its quota is back"
+        else:
+            detail = "the next request is let through in a moment"
+        return self._skip(account, SkipReason.RAMP, detail, wall + (admits_at - now))
 
     @staticmethod
     def _skip(account: AccountRuntime, reason: SkipReason, detail: str, until: float | None = None) -> Skip:
@@ -143,9 +182,15 @@ class Placement:
     def watch_reset(self, account: AccountRuntime, now: float) -> None:
         """Wake the account when its next quota window begins."""
         wall = self._clock.time()
-        change_at = account.ledger.next_change_at(wall)
-        if change_at is not None:
-            self._alarm(account, now + max(0.0, change_at - wall) + _ALARM_SLACK_S)
+        change_at = account.ledger.next_reset_at(wall)
+        if change_at is None:
+            # A window that slides may open with the next request; without any there is nothing to see.
+            account.watched = -math.inf if account.spec.quota else math.inf
+            return
+        when = now + max(0.0, change_at - wall) + _ALARM_SLACK_S
+        if not now < account.watched <= when:
+            account.watched = when
+            self._alarm(account, when)
 
     def _alarm(self, account: AccountRuntime, when: float) -> None:
         self._alarm_number += 1
@@ -159,10 +204,25 @@ class Placement:
     def roll(self, account: AccountRuntime, now: float) -> None:
         """Begin the quota windows whose time has come, tell of it, and set the next alarm."""
         wall = self._clock.time()
-        for rolled in account.ledger.roll(wall):
+        rolled = account.ledger.roll(wall)
+        for window in rolled:
             bus = self._bus
-            bus.publish(QuotaReset(bus.next_seq(), wall, account.id, rolled.kind.value, rolled.used_before))
-            self.watch_reset(account, now)
+            bus.publish(QuotaReset(bus.next_seq(), wall, account.id, window.kind.value, window.used_before))
+        ended_wall_s = account.ledger.ended_wall(wall)
+        if rolled or ended_wall_s:
+            self.resets.began_anew(account, rolled, ended_wall_s, now)
+        self.resets.tick(account, now)
+        self.watch_reset(account, now)
+        self.place(account, now)
+
+    def read(self, account: AccountRuntime, reading: QuotaReading, since: OwnUse | None = None) -> None:
+        """Take a reading of the account's quota into account, with what it says about resets.
+
+        ``since`` is the mark of own use from when the source was asked.
+        """
+        now = self._clock.monotonic()
+        self.resets.read(account, reading, since, now)
+        self.watch_reset(account, now)
         self.place(account, now)
 
 

@@ -9,6 +9,7 @@ from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import Decision, Rule, Skip, SkipReason, Tier
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.model.requests import Message, Request, characters
+from smartfallback.model.specs import ReserveRule
 from smartfallback.policy.circuit import Permit
 from smartfallback.policy.ledger import Reservation
 from smartfallback.policy.selection import Choice
@@ -122,7 +123,29 @@ class Planner:
                         return grant
                 else:
                     skips.append(skip)
+        return self._choose_coming_back(walk, now)
+
+    def _choose_coming_back(self, walk: Walk, now: float) -> Grant | None:
+        """When nobody else can serve, an account ahead of its turn in its ramp, longest unused first."""
+        for pool in walk.chain.pools:
+            if not pool.ramping or not self._pool_may_serve(walk, pool, now):
+                continue
+            accounts = [pool.accounts[slot] for slot in pool.ramping]
+            for account in sorted(accounts, key=lambda account: (account.last_used or 0.0, account.slot)):
+                if self._check(walk, account, now) is None:
+                    grant = self._take_coming_back(walk, account, Rule.COMING_BACK, now)
+                    if grant is not None:
+                        return grant
         return None
+
+    def _take_coming_back(self, walk: Walk, account: AccountRuntime, rule: Rule, now: float) -> Grant | None:
+        spec = account.pool.spec
+        percent = account.ledger.committed_percent(self._clock.time())
+        in_reserve = percent is not None and percent >= spec.thresholds.soft_limit
+        if in_reserve and spec.reserve is ReserveRule.NEVER:
+            return None
+        step = Step(account.pool, in_reserve=in_reserve)
+        return self._take(walk, step, account, Choice(account.slot, rule, ()), now)
 
     def retry(self, walk: Walk, account: AccountRuntime) -> Grant | None:
         """The same account once more; None when it may not serve any longer."""
@@ -135,8 +158,10 @@ class Planner:
 
     def _choose_pinned(self, walk: Walk, account_id: str, now: float) -> Grant | None:
         account = self._roster.accounts[account_id]
-        skip = account.parked or self._check(walk, account, now)
-        if skip is not None and skip.reason is not SkipReason.SOFT_LIMIT:
+        skip = account.parked
+        if skip is None or skip.reason is SkipReason.SOFT_LIMIT or account.slot in account.pool.ramping:
+            skip = self._check(walk, account, now)
+        if skip is not None:
             walk.skips.append(skip)
             return None
         return self._take_this(walk, account, Rule.PINNED, now)
@@ -149,6 +174,8 @@ class Planner:
             if account.slot in selection:
                 choice = Choice(account.slot, rule, ())
                 return self._take(walk, Step(pool, in_reserve=in_reserve), account, choice, now)
+        if account.slot in pool.ramping:
+            return self._take_coming_back(walk, account, rule, now)
         return None
 
     def has_alternative(self, walk: Walk, *, other_pool_than: PoolRuntime | None = None) -> bool:
@@ -164,7 +191,12 @@ class Planner:
             for choice in step.selection.candidates(now):
                 if self._check(walk, pool.accounts[choice.slot], now) is None:
                     return True
-        return False
+        return any(
+            self._check(walk, pool.accounts[slot], now) is None
+            for pool in walk.chain.pools
+            if pool.ramping and pool is not other_pool_than and self._pool_may_serve(walk, pool, now)
+            for slot in pool.ramping
+        )
 
     def saturated(self, walk: Walk) -> bool:
         """Whether the request could be served if only an account had a free slot."""
@@ -262,6 +294,11 @@ class Planner:
         account.in_flight += 1
         account.last_used = now
         account.last_used_at = wall
+        pool.steady.note(now)
+        if account.comeback is not None:
+            account.comeback.admitted(reservation, now)
+        if account.watched <= now:
+            self._placement.watch_reset(account, now)
         step.selection.taken(account.slot, now, request.session)
         self._placement.place(account, now)
         skips = walk.skips

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from smartfallback.model.snapshot import AccountView
 from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, ProviderKind, ReserveRule, SystemSpec
 from smartfallback.policy.circuit import Circuit, CircuitChange
 from smartfallback.policy.ledger import AccountLedger
+from smartfallback.policy.ramp import SteadyRate
+from smartfallback.policy.reset_watch import ResetWatch
 from smartfallback.policy.selection import Selection
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ class AccountRuntime:
         "attempts",
         "attention",
         "circuit",
+        "comeback",
         "cooldown_reason",
         "cooldown_until",
         "failures",
@@ -60,6 +64,7 @@ class AccountRuntime:
         "status",
         "tokens",
         "view",
+        "watched",
     )
 
     def __init__(
@@ -88,6 +93,10 @@ class AccountRuntime:
         self.tokens = 0
         self.status = QuotaStatus.UNKNOWN
         self.parked: Skip | None = None
+        self.comeback: ResetWatch | None = None
+        """Its way back after a reset; None for an account that is on none."""
+        self.watched = -math.inf
+        """When it is looked at next for a quota window that begins anew."""
         self.view: AccountView | None = None
 
 
@@ -107,6 +116,8 @@ class PoolRuntime:
 
     ``normal`` and ``reserve`` index the accounts that may serve now, by tier. ``parked`` holds why
     each other account (and, in the normal tier's eyes, each account above the soft limit) may not.
+    ``ramping`` are those that only their ramp after a reset holds back, ``saturated`` those that wait
+    for a running request to end. ``steady`` counts the requests that the pool took.
     """
 
     __slots__ = (
@@ -117,10 +128,12 @@ class PoolRuntime:
         "normal",
         "parked",
         "provider",
+        "ramping",
         "reserve",
         "saturated",
         "skips",
         "spec",
+        "steady",
         "strategy",
         "unavailable",
     )
@@ -140,6 +153,8 @@ class PoolRuntime:
         self.accounts: list[AccountRuntime] = []
         self.parked: dict[int, Skip] = {}
         self.saturated: set[int] = set()
+        self.ramping: set[int] = set()
+        self.steady = SteadyRate()
         self.skips: tuple[Skip, ...] | None = ()
         self.unavailable = ""
 

@@ -161,6 +161,7 @@ class Run:
         except Diverted as diverted:
             return await self._attempt_diverted(str(diverted))
         attempt.text_received = True
+        self._services.settlement.answering(attempt.grant)
         return chunk
 
     async def _next_chunk(self, *, finished: bool) -> Chunk | None:

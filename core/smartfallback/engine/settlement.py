@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from smartfallback.clock import Clock
@@ -10,7 +10,7 @@ from smartfallback.engine.bus import Bus
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant
 from smartfallback.engine.roster import AccountRuntime, Block, CircuitFactory, Roster
-from smartfallback.model.circuits import CircuitScope, CircuitTarget
+from smartfallback.model.circuits import CircuitScope, CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState
 from smartfallback.model.events import Actor, AdminChanged, AttentionRaised, CooldownStarted
 from smartfallback.model.outcomes import Failure
@@ -19,6 +19,9 @@ from smartfallback.model.requests import Usage
 from smartfallback.policy.circuit import Circuit, Permit
 from smartfallback.policy.ledger import WALL_FALLBACK_S
 from smartfallback.policy.recovery import BlameScope, Verdict, blamed
+
+_SAME_REST_S = 1.0
+"""Answers to requests that ran side by side differ by no more: one rest, told once."""
 
 
 class Received(NamedTuple):
@@ -57,7 +60,16 @@ class Settlement:
         account.tokens += usage.total_tokens
         for circuit, permit in self._permits(grant):
             circuit.succeed(permit, now)
-        self._leave(account, now)
+        self._placement.resets.answered(account, grant.reservation, now)
+        self._leave(grant, now)
+
+    def answering(self, grant: Grant) -> None:
+        """The answer has begun: that much is proof that the account's quota is back after a reset."""
+        account = grant.account
+        if account.comeback is not None:
+            now = self._clock.monotonic()
+            self._placement.resets.answered(account, grant.reservation, now)
+            self._placement.place(account, now)
 
     def given_up(self, grant: Grant, received: Received) -> None:
         """The caller went away or the operator moved the request: nobody is blamed."""
@@ -65,7 +77,7 @@ class Settlement:
         self._spend_partial(grant, received)
         for circuit, permit in self._permits(grant):
             circuit.release(permit, now)
-        self._leave(grant.account, now)
+        self._leave(grant, now)
 
     def failed(self, grant: Grant, failure: Failure, received: Received) -> None:
         """Record ``failure`` on the scopes of its category (SPEC section 6)."""
@@ -86,7 +98,7 @@ class Settlement:
         # What the category did not judge goes back without a verdict; a second end is a no-op.
         for circuit, permit in self._permits(grant):
             circuit.ignore(permit, now)
-        self._leave(account, now)
+        self._leave(grant, now)
 
     def _permits(self, grant: Grant) -> list[tuple[Circuit, Permit]]:
         permits = [
@@ -111,8 +123,11 @@ class Settlement:
         grant.account.tokens += spent
         ledger.settle(grant.reservation, QuotaEstimate(spent), self._clock.time())
 
-    def _leave(self, account: AccountRuntime, now: float) -> None:
+    def _leave(self, grant: Grant, now: float) -> None:
+        account = grant.account
         account.in_flight -= 1
+        if account.comeback is not None:
+            account.comeback.released(grant.reservation)
         if account.admin is AdminState.DRAINING and account.in_flight == 0:
             self.set_admin(account, AdminState.DRAINED, account.admin_reason, Actor.SYSTEM)
         self._placement.place(account, now)
@@ -131,8 +146,9 @@ class Settlement:
         if scope is BlameScope.PROVIDER:
             judged = grant.pool.provider.circuit, grant.provider_permit
         elif scope is BlameScope.MODEL:
-            circuit = self._model_circuit(grant.account, failure.model or grant.model, now)
-            judged = circuit, grant.model_permit or circuit.acquire(now)
+            model = failure.model or grant.model
+            circuit = self._model_circuit(grant.account, model, now)
+            judged = circuit, _model_permit(grant, model, circuit, now)
         else:
             judged = grant.account.circuit, grant.permit
         circuit, permit = judged
@@ -149,18 +165,34 @@ class Settlement:
             failure.retry_after_s if failure.retry_after_s is not None else grant.pool.spec.burst_cooldown_s
         )
         until = now + rest
+        for sibling in self._sharing(account, failure):
+            if failure.model is not None:
+                self._block_model(sibling, failure.model, until, failure, now)
+            else:
+                self._cool_down(sibling, until, failure, now)
+            if sibling is not account:
+                self._placement.place(sibling, now)
         if failure.model is not None:
-            self._block_model(account, failure.model, until, failure, now)
             circuit = self._model_circuit(account, failure.model, now)
-            permit = grant.model_permit or circuit.acquire(now)
+            permit = _model_permit(grant, failure.model, circuit, now)
             if permit is not None:
                 circuit.rate_limited(permit, now)
             return
         account.circuit.rate_limited(grant.permit, now)
-        if account.cooldown_until is None or until > account.cooldown_until:
+
+    def _sharing(self, account: AccountRuntime, failure: Failure) -> Sequence[AccountRuntime]:
+        """The accounts that the limit holds for: those of the project where it is the project's."""
+        if failure.project_wide and account.spec.project:
+            return self._roster.projects[account.spec.project]
+        return (account,)
+
+    def _cool_down(self, account: AccountRuntime, until: float, failure: Failure, now: float) -> None:
+        known = account.cooldown_until
+        if known is None or until > known:
             account.cooldown_until = until
             account.cooldown_reason = str(failure)
-            self._tell_cooldown(account, None, until, now, failure)
+            if known is None or until > known + _SAME_REST_S:
+                self._tell_cooldown(account, None, until, now, failure)
 
     def _model_circuit(self, account: AccountRuntime, model: str, now: float) -> Circuit:
         circuit = account.model_circuits.get(model)
@@ -177,27 +209,25 @@ class Settlement:
         block = account.model_blocks.get(model)
         if block is None or until > block.until:
             account.model_blocks[model] = Block(until, str(failure))
-            self._tell_cooldown(account, model, until, now, failure)
+            if block is None or until > block.until + _SAME_REST_S:
+                self._tell_cooldown(account, model, until, now, failure)
 
     def _exhausted(self, grant: Grant, failure: Failure, now: float) -> None:
         """A named wall: the account (or its project) has nothing until the stated reset.
 
         Only a wall of another model than the pool's own leaves the account usable.
         """
-        account = grant.account
         wall = self._clock.time()
         until = failure.resets_at
         if until is None and failure.retry_after_s is not None:
             until = wall + failure.retry_after_s
-        if failure.model is not None and failure.model != grant.pool.spec.model:
-            rest = WALL_FALLBACK_S if until is None else until - wall
-            self._block_model(account, failure.model, now + rest, failure, now)
-            return
-        sharing = [account]
-        if failure.project_wide and account.spec.project:
-            sharing = self._roster.projects[account.spec.project]
-        for sibling in sharing:
-            sibling.ledger.mark_exhausted(until, wall, reason=str(failure))
+        for sibling in self._sharing(grant.account, failure):
+            if failure.model is not None and failure.model != sibling.pool.spec.model:
+                rest = WALL_FALLBACK_S if until is None else until - wall
+                self._block_model(sibling, failure.model, now + rest, failure, now)
+            else:
+                ends_at = self._placement.resets.wall_met(sibling, until, str(failure), now)
+                sibling.ledger.mark_exhausted(ends_at, wall, reason=str(failure))
             self._placement.place(sibling, now)
 
     def _needs_attention(self, account: AccountRuntime, failure: Failure) -> None:
@@ -214,3 +244,14 @@ class Settlement:
         bus = self._bus
         at = self._clock.time()
         bus.publish(CooldownStarted(bus.next_seq(), at, account.id, model, at + until - now, str(failure)))
+
+
+def _model_permit(grant: Grant, model: str, circuit: Circuit, now: float) -> Permit | None:
+    """The permit on which a result counts in a model's circuit.
+
+    An attempt without one began before the circuit was there. A closed circuit counts it all the
+    same; in any other state it is a late result, which changes nothing.
+    """
+    if grant.model_permit is not None and model == grant.model:
+        return grant.model_permit
+    return circuit.acquire(now) if circuit.state is CircuitState.CLOSED else None

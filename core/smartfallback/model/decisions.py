@@ -34,6 +34,8 @@ class SkipReason(StrEnum):
     MODEL_CIRCUIT = "model circuit"
     COOLDOWN = "cooldown"
     CONCURRENCY = "concurrency cap"
+    RAMP = "coming back step by step"
+    """Its quota began anew: one request validates that, then the rate climbs."""
     CONTEXT = "context too long"
     CAPABILITY = "missing capability"
     EXCLUDED = "excluded by the request"
@@ -76,6 +78,8 @@ class Rule(StrEnum):
     LEAST_RECENTLY_USED = "least recently used"
     PINNED = "pinned by the request"
     RETRY = "the same account once more"
+    COMING_BACK = "ahead of its turn, since nobody else can serve"
+    """Its rate still climbs after a reset."""
 
 
 class ScoreTerms(NamedTuple):

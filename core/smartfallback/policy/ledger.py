@@ -397,8 +397,8 @@ class AccountLedger:
 
         Saved windows belong to those of the same kind and unit, in order; a limit may have changed.
         One that a source had reported is taken up again, one that nobody configures any longer is not.
-        What ended meanwhile begins anew and is told by :meth:`roll`. Holds are not restored: the
-        attempts that they were for have died.
+        What ended meanwhile ends now: a window begins anew and is told by :meth:`roll`, a wall falls.
+        Holds are not restored: the attempts that they were for have died.
         """
         saved = list(windows)
         for window in self._windows:
@@ -411,7 +411,7 @@ class AccountLedger:
             if state.adopted and state.ends_at > now:
                 self.adopt(WindowSpec(state.kind, state.unit, state.limit), now)
                 self._windows[-1].restore(state, now)
-        if wall is not None and wall.until > now:
+        if wall is not None:
             self._exhausted_until = wall.until
             self._exhausted_at = wall.since
             self._exhausted_reason = wall.reason
@@ -481,6 +481,14 @@ class AccountLedger:
         self._apply(now)
         self._reschedule()
         return None if self._due == math.inf else self._due
+
+    def next_reset_at(self, now: float) -> float | None:
+        """When a window or a wall ends next; None while none is set to."""
+        self._apply(now)
+        ends_at = min((window.ends_at for window in self._windows), default=math.inf)
+        if self._exhausted_until is not None:
+            ends_at = min(ends_at, self._exhausted_until)
+        return None if ends_at == math.inf else ends_at
 
     def roll(self, now: float) -> list[Rolled]:
         """Windows that began anew since the last call, in the order in which that was noticed."""

@@ -188,8 +188,8 @@ def test_at_the_reset_the_count_begins_anew_for_every_reader() -> None:
     assert counts(account, SUNDAY - 1) == [(400, 0), (0, 0)]
     assert account.committed_percent(SUNDAY) == 0
     assert account.roll(SUNDAY + 5) == [
-        Rolled(WindowKind.FIVE_HOURS, 400, NOW + 5 * HOUR),
-        Rolled(WindowKind.WEEK, 400, SUNDAY),
+        Rolled(WindowKind.FIVE_HOURS, 400, NOW + 5 * HOUR, 100.0 * 400 / FIVE_HOURS.limit),
+        Rolled(WindowKind.WEEK, 400, SUNDAY, 100.0 * 400 / WEEK.limit),
     ]
     assert account.roll(SUNDAY + 5) == []
     assert account.view(SUNDAY).windows[0].resets_at == SUNDAY + 7 * DAY
@@ -198,7 +198,9 @@ def test_at_the_reset_the_count_begins_anew_for_every_reader() -> None:
 def test_a_console_that_was_off_over_sundays_rolls_once() -> None:
     account = ledger(WEEK)
     spend(account, 400)
-    assert account.roll(SUNDAY + 20 * DAY) == [Rolled(WindowKind.WEEK, 400, SUNDAY + 14 * DAY)]
+    assert account.roll(SUNDAY + 20 * DAY) == [
+        Rolled(WindowKind.WEEK, 400, SUNDAY + 14 * DAY, 100.0 * 400 / WEEK.limit)
+    ]
     assert account.next_change_at(SUNDAY + 20 * DAY) == SUNDAY + 21 * DAY
 
 
@@ -229,7 +231,7 @@ def test_a_sliding_window_starts_no_earlier_than_the_last_one_ended() -> None:
     account = ledger(FIVE_HOURS)
     spend(account, 400)
     end = NOW + 5 * HOUR
-    assert account.roll(end) == [Rolled(WindowKind.FIVE_HOURS, 400, end)]
+    assert account.roll(end) == [Rolled(WindowKind.FIVE_HOURS, 400, end, 100.0 * 400 / FIVE_HOURS.limit)]
     spend(account, 5, end - HOUR)
     assert account.view(end).windows[0].resets_at == end + 5 * HOUR
 
