@@ -20,8 +20,8 @@ class ConfiguredSystem:
 
 @asynccontextmanager
 async def configured_system(spec: SystemSpec) -> AsyncIterator[ConfiguredSystem]:
-    """The system of a configuration, running."""
-    from smartfallback import Orchestrator
+    """The system of a configuration, running on what was saved of it before."""
+    from smartfallback import Orchestrator, SqliteStateStore
 
-    async with Orchestrator(spec) as orchestrator:
+    async with Orchestrator(spec, store=SqliteStateStore()) as orchestrator:
         yield ConfiguredSystem(orchestrator)

@@ -24,6 +24,7 @@ from smartfallback import (
     RequestFailed,
     RequestFinished,
     RequestRouted,
+    StateNotice,
     StrategyChanged,
 )
 
@@ -258,6 +259,8 @@ def describe(event: Event) -> NoteEntry | None:
             severity = Severity.WARNING if event.degraded else Severity.GOOD
         case ProviderNotice():
             subject, text = event.pool, event.message
+        case StateNotice():
+            subject, text, severity = "state", event.message, Severity.WARNING
         case _:
             return None
     return NoteEntry(event.seq, event.at, severity, subject, text)

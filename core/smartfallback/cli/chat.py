@@ -14,13 +14,21 @@ from smartfallback.cli.opening import find_and_load
 from smartfallback.cli.terminal import CommandError, answer, answer_json, one_line, run_async, tell
 from smartfallback.config import ConfigError, default_config_path
 from smartfallback.config.mistakes import nearest, one_of
-from smartfallback.model.events import AttemptFailed, Delta, Event, RequestDegraded, RequestFinished
+from smartfallback.model.events import (
+    AttemptFailed,
+    Delta,
+    Event,
+    RequestDegraded,
+    RequestFinished,
+    StateNotice,
+)
 from smartfallback.model.outcomes import AttemptResult, RequestError
 from smartfallback.model.requests import Origin, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from smartfallback.engine.bus import Subscription
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.model.outcomes import AttemptRecord
     from smartfallback.model.requests import Reply
@@ -81,8 +89,12 @@ async def _converse(text: str, chain: str | None, spec: SystemSpec | None, *, as
             orchestrator = (await stack.enter_async_context(demo())).orchestrator
         else:
             from smartfallback.engine.orchestrator import Orchestrator as Engine
+            from smartfallback.state.sqlite import SqliteStateStore
 
-            orchestrator = await stack.enter_async_context(Engine(spec))
+            engine = Engine(spec, store=SqliteStateStore())
+            events_of_all = engine.subscribe()
+            stack.callback(_tell_notices, events_of_all)
+            orchestrator = await stack.enter_async_context(engine)
         request = Request.ask(text, chain=_chain(orchestrator.spec, chain), origin=Origin.CHAT)
         transcript = _Transcript(show=not as_json)
         try:
@@ -108,6 +120,13 @@ async def _converse(text: str, chain: str | None, spec: SystemSpec | None, *, as
         else:
             _tell_who_answered(reply, simulated=orchestrator.spec.simulated)
         return exit_codes.DONE
+
+
+def _tell_notices(events: Subscription) -> None:
+    """What the operator should know about how state is kept; called when all is closed."""
+    for event in events.drain()[0]:
+        if isinstance(event, StateNotice):
+            tell(one_line(event.message))
 
 
 def _chain(spec: SystemSpec, named: str | None) -> str:
