@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.config.mistakes import nearest, one_of, shown
-from smartfallback.model.specs import ProviderKind
+from smartfallback.model.specs import ProviderKind, QuotaSourceRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _NEEDS_MODEL: Final = (ProviderKind.GEMINI, ProviderKind.OPENAI)
 _NEEDS_KEY: Final = (ProviderKind.GEMINI, ProviderKind.OPENAI)
+_TELLS_QUOTA: Final = (ProviderKind.GEMINI, ProviderKind.COPILOT)
 _NOT_FOR_LOCAL: Final = ("base_url",)
 _ENVIRONMENT_EXAMPLE: Final = '{ env = "NAME" }'
 
@@ -29,6 +30,7 @@ def check_relations(report: Report) -> None:
     for name, pool in tables(report.document, "pools"):
         _check_provider_needs(report, name, pool)
         _check_windows(report, name, pool)
+        _check_quota_source(report, name, pool)
     _check_chains(report)
     _check_state(report)
 
@@ -121,6 +123,22 @@ def _check_windows(report: Report, name: str, pool: dict[str, object]) -> None:
                     allowed="one window for each span and unit",
                 )
             seen.add((span, unit))
+
+
+def _check_quota_source(report: Report, name: str, pool: dict[str, object]) -> None:
+    kind = pool.get("provider")
+    for key in ("quota_url", "quota_ttl_s"):
+        if key not in pool:
+            continue
+        if kind in tuple(ProviderKind) and kind not in _TELLS_QUOTA:
+            report.mistake(
+                ("pools", name, key),
+                f"no quota is asked of {shown(kind)} providers",
+                allowed=f"in pools of {one_of(_TELLS_QUOTA)}",
+                suggestion="remove it; the own count and rate-limit headers are used",
+            )
+        elif pool.get("quota_source") == QuotaSourceRule.NONE:
+            report.warn(("pools", name, key), 'has no effect with quota_source = "none"')
 
 
 def _check_chains(report: Report) -> None:

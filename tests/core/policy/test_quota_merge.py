@@ -53,11 +53,11 @@ def spend(account: AccountLedger, amount: int, now: float) -> None:
 
 
 class TestAfterFailure:
-    def test_a_source_that_never_answered_leaves_the_pessimistic_estimate(self):
+    def test_a_source_that_never_answered_leaves_the_pessimistic_estimate(self) -> None:
         held = after_failure(None, estimate(EPOCH, WEEK), ttl_s=TTL_S, now=EPOCH)
         assert (held.percent, held.label, held.note) == (80.0, TruthLabel.ESTIMATED, "it failed")
 
-    def test_an_account_without_windows_is_assumed_too(self):
+    def test_an_account_without_windows_is_assumed_too(self) -> None:
         (window,) = estimate().windows
         assert (window.kind, window.unit, window.percent) == (WindowKind.MONTH, QuotaUnit.FRACTION, 80.0)
 
@@ -70,29 +70,29 @@ class TestAfterFailure:
             (9 * TTL_S, TruthLabel.STALE),
         ],
     )
-    def test_what_it_said_last_is_kept_and_ages(self, age: float, label: TruthLabel):
+    def test_what_it_said_last_is_kept_and_ages(self, age: float, label: TruthLabel) -> None:
         now = EPOCH + age
         held = after_failure(reading(tokens(300)), estimate(now), ttl_s=TTL_S, now=now)
         assert (held.percent, held.label, held.read_at) == (30.0, label, EPOCH)
         assert held.age(now) == age
 
-    def test_a_figure_from_before_a_reset_is_forgotten(self):
+    def test_a_figure_from_before_a_reset_is_forgotten(self) -> None:
         last = reading(tokens(950, resets_at=EPOCH + 100))
         now = EPOCH + 100
         assert after_failure(last, estimate(now), ttl_s=TTL_S, now=now).label is TruthLabel.ESTIMATED
         assert after_failure(last, estimate(now - 1), ttl_s=TTL_S, now=now - 1).percent == 95.0
 
-    def test_no_limit_is_something_known(self):
+    def test_no_limit_is_something_known(self) -> None:
         last = reading(WindowReading("m", WindowKind.MONTH, QuotaUnit.REQUESTS, unlimited=True))
         assert after_failure(last, estimate(), ttl_s=TTL_S, now=EPOCH).windows == last.windows
 
-    def test_an_unknown_answer_does_not_become_known_by_failing(self):
+    def test_an_unknown_answer_does_not_become_known_by_failing(self) -> None:
         last = reading(tokens(None), label=TruthLabel.UNKNOWN)
         assert after_failure(last, estimate(), ttl_s=TTL_S, now=EPOCH).label is TruthLabel.ESTIMATED
 
 
 class TestMerging:
-    def test_a_report_replaces_the_own_count_up_and_down(self):
+    def test_a_report_replaces_the_own_count_up_and_down(self) -> None:
         account = ledger(WEEK)
         spend(account, 200, EPOCH)
         assert apply_reading(account, reading(tokens(700)), EPOCH + 1)
@@ -101,7 +101,7 @@ class TestMerging:
         view = account.view(EPOCH + 3).windows[0]
         assert (view.percent, view.label, view.read_at) == (10.0, TruthLabel.REPORTED, EPOCH + 2)
 
-    def test_own_use_since_the_source_was_asked_is_added(self):
+    def test_own_use_since_the_source_was_asked_is_added(self) -> None:
         account = ledger(WEEK)
         spend(account, 100, EPOCH)
         mark = account.own_use(EPOCH)
@@ -111,14 +111,14 @@ class TestMerging:
         spend(account, 50, EPOCH + 3)
         assert account.used_percent(EPOCH + 3) == 50.0
 
-    def test_telling_the_same_reading_again_takes_nothing_back(self):
+    def test_telling_the_same_reading_again_takes_nothing_back(self) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(400)), EPOCH)
         spend(account, 100, EPOCH + 1)
         assert not apply_reading(account, reading(tokens(400)), EPOCH + 2, account.own_use(EPOCH + 2))
         assert account.used_percent(EPOCH + 2) == 50.0
 
-    def test_stale_changes_the_label_only(self):
+    def test_stale_changes_the_label_only(self) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(400)), EPOCH)
         spend(account, 100, EPOCH + 1)
@@ -126,14 +126,14 @@ class TestMerging:
         view = account.view(EPOCH + 9).windows[0]
         assert (view.used, view.label, view.read_at) == (500, TruthLabel.STALE, EPOCH)
 
-    def test_a_source_that_comes_back_is_believed_again(self):
+    def test_a_source_that_comes_back_is_believed_again(self) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(400)), EPOCH)
         apply_reading(account, reading(tokens(400), label=TruthLabel.STALE), EPOCH + 9)
         apply_reading(account, reading(tokens(410), at=EPOCH + 10), EPOCH + 10)
         assert account.view(EPOCH + 10).windows[0].label is TruthLabel.REPORTED
 
-    def test_an_estimate_raises_a_count_that_nobody_reported(self):
+    def test_an_estimate_raises_a_count_that_nobody_reported(self) -> None:
         account = ledger(WEEK)
         spend(account, 100, EPOCH)
         apply_reading(account, estimate(EPOCH, WEEK), EPOCH)
@@ -143,20 +143,20 @@ class TestMerging:
         apply_reading(account, estimate(EPOCH + 2, WEEK), EPOCH + 2)
         assert account.used_percent(EPOCH + 2) == 85.0
 
-    def test_an_estimate_never_replaces_a_report(self):
+    def test_an_estimate_never_replaces_a_report(self) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(100)), EPOCH)
         assert not apply_reading(account, estimate(EPOCH + 1, WEEK), EPOCH + 1)
         assert account.used_percent(EPOCH + 1) == 10.0
 
-    def test_an_old_report_without_a_source_that_answers_gets_stale(self):
+    def test_an_old_report_without_a_source_that_answers_gets_stale(self) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(100)), EPOCH)
         apply_reading(account, estimate(EPOCH + 3600, WEEK), EPOCH + 3600)
         view = account.view(EPOCH + 3600).windows[0]
         assert (view.percent, view.label, view.read_at) == (10.0, TruthLabel.STALE, EPOCH)
 
-    def test_a_window_counted_from_its_start_needs_no_estimate(self):
+    def test_a_window_counted_from_its_start_needs_no_estimate(self) -> None:
         account = ledger(WEEK)
         sunday = account.view(EPOCH).windows[0].resets_at
         assert sunday is not None
@@ -164,14 +164,14 @@ class TestMerging:
         assert not apply_reading(account, estimate(sunday + 2, WEEK), sunday + 2)
         assert account.used_percent(sunday + 2) == 10.0
 
-    def test_a_reading_from_before_the_window_is_another_windows(self):
+    def test_a_reading_from_before_the_window_is_another_windows(self) -> None:
         account = ledger(WEEK)
         sunday = account.view(EPOCH).windows[0].resets_at
         assert sunday is not None
         assert not apply_reading(account, reading(tokens(900), at=sunday - 1), sunday + 1)
         assert account.used_percent(sunday + 1) == 0.0
 
-    def test_a_correction_is_newer_than_an_older_reading(self):
+    def test_a_correction_is_newer_than_an_older_reading(self) -> None:
         account = ledger(WEEK)
         account.set_used(0, 600, EPOCH + 5, TruthLabel.REPORTED)
         assert not apply_reading(account, reading(tokens(100)), EPOCH + 6)
@@ -186,25 +186,25 @@ class TestMerging:
             WindowReading("week", WindowKind.WEEK, QuotaUnit.TOKENS, unlimited=True),
         ],
     )
-    def test_what_says_nothing_of_the_window_changes_nothing(self, window: WindowReading):
+    def test_what_says_nothing_of_the_window_changes_nothing(self, window: WindowReading) -> None:
         account = ledger(WEEK)
         spend(account, 100, EPOCH)
         assert not apply_reading(account, reading(window), EPOCH)
         assert account.view(EPOCH).windows[0].label is TruthLabel.MEASURED
 
-    def test_a_share_is_taken_of_the_configured_limit(self):
+    def test_a_share_is_taken_of_the_configured_limit(self) -> None:
         account = ledger(WEEK)
         share = WindowReading("w", WindowKind.WEEK, QuotaUnit.FRACTION, percent_used=33.0)
         apply_reading(account, reading(share), EPOCH)
         assert account.view(EPOCH).windows[0].used == 330
 
     @pytest.mark.parametrize(("limit", "percent"), [(4000, 50.0), (500, 100.0)])
-    def test_of_two_limits_the_nearer_wall_counts(self, limit: float, percent: float):
+    def test_of_two_limits_the_nearer_wall_counts(self, limit: float, percent: float) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(500, limit)), EPOCH)
         assert account.used_percent(EPOCH) == percent
 
-    def test_the_fullest_of_several_limits_counts(self):
+    def test_the_fullest_of_several_limits_counts(self) -> None:
         account = ledger(WEEK)
         apply_reading(account, reading(tokens(100), tokens(600), tokens(300)), EPOCH)
         assert account.used_percent(EPOCH) == 60.0
@@ -216,7 +216,7 @@ class TestAdopting:
             "premium", WindowKind.MONTH, QuotaUnit.REQUESTS, used, limit, resets_at=EPOCH + 1000
         )
 
-    def test_a_reported_window_that_nobody_configured_is_counted(self):
+    def test_a_reported_window_that_nobody_configured_is_counted(self) -> None:
         account = ledger()
         apply_reading(account, reading(self.month(60)), EPOCH + 1)
         view = account.view(EPOCH + 1).windows[0]
@@ -231,7 +231,7 @@ class TestAdopting:
         assert account.view(EPOCH + 2).windows[0].used == 61
         assert account.view(EPOCH + 1000).windows[0].percent == 0.0
 
-    def test_an_estimate_shows_where_there_is_no_window_and_makes_way_for_the_truth(self):
+    def test_an_estimate_shows_where_there_is_no_window_and_makes_way_for_the_truth(self) -> None:
         account = ledger()
         apply_reading(account, estimate(EPOCH), EPOCH)
         view = account.view(EPOCH)
@@ -242,13 +242,13 @@ class TestAdopting:
             (QuotaUnit.REQUESTS, 20.0, TruthLabel.REPORTED)
         ]
 
-    def test_a_second_report_finds_the_window_again(self):
+    def test_a_second_report_finds_the_window_again(self) -> None:
         account = ledger()
         apply_reading(account, reading(self.month(60)), EPOCH + 1)
         apply_reading(account, reading(self.month(90), at=EPOCH + 2), EPOCH + 3)
         assert [w.percent for w in account.view(EPOCH + 3).windows] == [30.0]
 
-    def test_attempts_that_run_meanwhile_end_without_harm(self):
+    def test_attempts_that_run_meanwhile_end_without_harm(self) -> None:
         account = ledger(WEEK)
         reservation = account.reserve(QuotaEstimate(100), EPOCH, lease_s=60)
         assert reservation is not None
@@ -257,7 +257,7 @@ class TestAdopting:
         week, month = account.view(EPOCH + 2).windows
         assert (week.used, week.held, month.used, month.held) == (80, 0, 60, 0)
 
-    def test_bursts_are_never_adopted(self):
+    def test_bursts_are_never_adopted(self) -> None:
         account = ledger()
         burst = WindowReading("requests", None, QuotaUnit.REQUESTS, 60, 60, 100.0, EPOCH + 30)
         for label in TruthLabel:
@@ -282,7 +282,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(STEPS)
-def test_percent_falls_by_a_reset_or_a_newer_report_only(steps: list[tuple[str, int]]):
+def test_percent_falls_by_a_reset_or_a_newer_report_only(steps: list[tuple[str, int]]) -> None:
     account = ledger(WEEK)
     now = EPOCH
     last: QuotaReading | None = None
@@ -335,7 +335,7 @@ def test_what_nobody_said_is_never_0_or_100(
     windows: list[tuple[WindowKind | None, float | None, float | None, float | None]],
     label: TruthLabel,
     age: int,
-):
+) -> None:
     said = QuotaReading(
         "a",
         "test",
@@ -364,6 +364,6 @@ def test_what_nobody_said_is_never_0_or_100(
     "fields",
     [{"used": -1.0}, {"used": math.nan}, {"percent_used": math.inf}, {"limit": 0.0}, {"resets_at": math.nan}],
 )
-def test_a_reading_of_nonsense_is_refused(fields: dict[str, float]):
+def test_a_reading_of_nonsense_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         WindowReading("w", None, QuotaUnit.TOKENS, **fields)

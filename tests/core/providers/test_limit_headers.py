@@ -19,7 +19,7 @@ def read(**headers: str) -> tuple[WindowReading, ...]:
     return limit_readings(raw, EPOCH)
 
 
-def test_openai_style():
+def test_openai_style() -> None:
     requests, tokens = read(
         x_ratelimit_limit_requests="60",
         x_ratelimit_remaining_requests="15",
@@ -32,7 +32,7 @@ def test_openai_style():
     assert (tokens.unit, tokens.used, tokens.resets_at) == (QuotaUnit.TOKENS, 16, EPOCH + 360)
 
 
-def test_anthropic_style():
+def test_anthropic_style() -> None:
     at = datetime.fromtimestamp(EPOCH + 90, UTC).isoformat().replace("+00:00", "Z")
     (reading,) = read(
         anthropic_ratelimit_input_tokens_limit="1000",
@@ -46,13 +46,13 @@ def test_anthropic_style():
     ("text", "seconds"),
     [("12ms", 0.012), ("6m0s", 360), ("1h2m3s", 3723), ("59", 59), ("1.5", 1.5), ("2m59.56s", 179.56)],
 )
-def test_durations(text: str, seconds: float):
+def test_durations(text: str, seconds: float) -> None:
     (reading,) = read(x_ratelimit_limit_tokens="10", x_ratelimit_reset_tokens=text)
     assert reading.resets_at == pytest.approx(EPOCH + seconds)
 
 
 @pytest.mark.parametrize("text", ["-1", "0", "0s", "", "soon", "2020-01-01T00:00:00Z", "9" * 40])
-def test_resets_that_say_nothing(text: str):
+def test_resets_that_say_nothing(text: str) -> None:
     (reading,) = read(x_ratelimit_limit_tokens="10", x_ratelimit_reset_tokens=text)
     assert reading.resets_at is None
 
@@ -70,7 +70,7 @@ def test_resets_that_say_nothing(text: str):
         ("nan", "5"),
     ],
 )
-def test_azures_unknowns_are_neither_0_nor_100(limit: str, remaining: str):
+def test_azures_unknowns_are_neither_0_nor_100(limit: str, remaining: str) -> None:
     readings = read(
         x_ratelimit_limit_requests=limit,
         x_ratelimit_remaining_requests=remaining,
@@ -79,18 +79,18 @@ def test_azures_unknowns_are_neither_0_nor_100(limit: str, remaining: str):
     assert [reading.percent for reading in readings] == [None]
 
 
-def test_nothing_left_of_a_limit_is_full():
+def test_nothing_left_of_a_limit_is_full() -> None:
     (reading,) = read(x_ratelimit_limit_requests="100", x_ratelimit_remaining_requests="0")
     assert reading.percent == 100.0
 
 
-def test_headers_that_say_nothing_at_all():
+def test_headers_that_say_nothing_at_all() -> None:
     assert read(x_ratelimit_limit_requests="-1", x_ratelimit_remaining_requests="0") == ()
     assert read(content_type="text/plain", retry_after="3") == ()
     assert read(x_ratelimit="3", ratelimit_policy="10;w=1", x_ratelimit_used="3") == ()
 
 
-def test_only_a_name_with_a_span_makes_a_quota_window():
+def test_only_a_name_with_a_span_makes_a_quota_window() -> None:
     (far,) = read(x_ratelimit_limit_requests="10", x_ratelimit_reset_requests="168h")
     assert far.kind is None
     (day,) = read(x_ratelimit_limit_tokens_day="10", x_ratelimit_remaining_tokens_day="5")
@@ -99,7 +99,7 @@ def test_only_a_name_with_a_span_makes_a_quota_window():
     assert minute.kind is None
 
 
-def test_a_limit_of_unknown_unit_is_a_share():
+def test_a_limit_of_unknown_unit_is_a_share() -> None:
     (reading,) = read(x_ratelimit_limit_images="10", x_ratelimit_remaining_images="4")
     assert (reading.unit, reading.percent, reading.limit) == (QuotaUnit.FRACTION, 60.0, None)
 
@@ -124,7 +124,7 @@ KEYS = (
         max_size=8,
     )
 )
-def test_no_header_breaks_the_reader(headers: list[tuple[bytes, bytes]]):
+def test_no_header_breaks_the_reader(headers: list[tuple[bytes, bytes]]) -> None:
     for reading in limit_readings(headers, EPOCH):
         assert reading.kind is None
 
@@ -139,7 +139,7 @@ async def limits_of(headers: dict[str, str]) -> list[tuple[WindowReading, ...]]:
             return [chunk.limits async for chunk in provider.stream(call_to(pool, stream=False))]
 
 
-async def test_an_answers_first_chunk_brings_its_limits():
+async def test_an_answers_first_chunk_brings_its_limits() -> None:
     first, *others = await limits_of(
         {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "59"}
     )
@@ -148,5 +148,5 @@ async def test_an_answers_first_chunk_brings_its_limits():
     assert not any(others)
 
 
-async def test_an_answer_without_limits_has_no_chunk_for_them():
+async def test_an_answer_without_limits_has_no_chunk_for_them() -> None:
     assert not any(await limits_of({}))

@@ -60,7 +60,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-async def test_the_tool_tells(tmp_path: Path):
+async def test_the_tool_tells(tmp_path: Path) -> None:
     reading = await read(pool(write_tool(tmp_path)))
     assert (reading.percent, reading.label, reading.source) == (20.0, TruthLabel.REPORTED, "copilot tool")
     (run,) = runs(tmp_path)
@@ -68,14 +68,14 @@ async def test_the_tool_tells(tmp_path: Path):
     assert not alive(run["pid"])
 
 
-async def test_a_key_is_the_tools_login_and_no_argument(tmp_path: Path):
+async def test_a_key_is_the_tools_login_and_no_argument(tmp_path: Path) -> None:
     await read(pool(write_tool(tmp_path), AccountSpec("seat", key("seat"))))
     (run,) = runs(tmp_path)
     assert run["token"] == key("seat").reveal()
     assert key("seat").reveal() not in " ".join(run["argv"])
 
 
-async def test_an_older_tool_greets_otherwise(tmp_path: Path):
+async def test_an_older_tool_greets_otherwise(tmp_path: Path) -> None:
     answers = {"ping": {}, "account.getQuota": ANSWERS["account.getQuota"]}
     assert (await read(pool(write_tool(tmp_path, answers=answers)))).percent == 20.0
 
@@ -107,13 +107,13 @@ async def test_an_older_tool_greets_otherwise(tmp_path: Path):
         ({"raw": ""}, QuotaFault.UNAVAILABLE),
     ],
 )
-async def test_a_tool_that_does_not_tell_says_why(tmp_path: Path, behaviour: Any, kind: QuotaFault):
+async def test_a_tool_that_does_not_tell_says_why(tmp_path: Path, behaviour: Any, kind: QuotaFault) -> None:
     error = await fault(pool(write_tool(tmp_path, **behaviour)))
     assert error.kind is kind
     assert not any(alive(run["pid"]) for run in runs(tmp_path))
 
 
-async def test_a_tool_that_repeats_the_key_does_not_leak_it(tmp_path: Path):
+async def test_a_tool_that_repeats_the_key_does_not_leak_it(tmp_path: Path) -> None:
     secret = key("seat").reveal()
     error = await fault(
         pool(write_tool(tmp_path, exit=f"bad credential {secret}"), AccountSpec("seat", key("seat")))
@@ -121,20 +121,20 @@ async def test_a_tool_that_repeats_the_key_does_not_leak_it(tmp_path: Path):
     assert secret not in str(error)
 
 
-async def test_a_program_that_can_not_run(tmp_path: Path):
+async def test_a_program_that_can_not_run(tmp_path: Path) -> None:
     tool = tmp_path / "copilot"
     tool.write_bytes(b"\x00\x01 no program")
     tool.chmod(0o700)
     assert (await fault(pool(tool))).kind is QuotaFault.UNAVAILABLE
 
 
-async def test_no_tool_and_no_key_is_missing(tmp_path: Path):
+async def test_no_tool_and_no_key_is_missing(tmp_path: Path) -> None:
     error = await fault(pool(tmp_path / "copilot"))
     assert error.kind is QuotaFault.MISSING
     assert "not installed" in str(error)
 
 
-async def test_a_tool_that_hangs_is_gone_when_its_reader_gives_up(tmp_path: Path):
+async def test_a_tool_that_hangs_is_gone_when_its_reader_gives_up(tmp_path: Path) -> None:
     spec = pool(write_tool(tmp_path, hang="account.getQuota"))
     reading = asyncio.create_task(read(spec))
     while not runs(tmp_path):  # noqa: ASYNC110 - a file of another process has no event
@@ -160,7 +160,7 @@ async def endpoint(trouble: Any = None) -> AsyncIterator[str]:
 WITH_KEY = AccountSpec("seat", key("seat"))
 
 
-async def test_without_the_tool_the_endpoint_tells(tmp_path: Path):
+async def test_without_the_tool_the_endpoint_tells(tmp_path: Path) -> None:
     async with endpoint() as url:
         reading = await read(pool(tmp_path / "copilot", WITH_KEY, quota_url=url))
     (window,) = reading.windows
@@ -170,7 +170,7 @@ async def test_without_the_tool_the_endpoint_tells(tmp_path: Path):
 
 
 @pytest.mark.parametrize("behaviour", [{"exit": "broken"}, {"hang": "connect"}])
-async def test_with_a_tool_that_fails_the_endpoint_tells(tmp_path: Path, behaviour: Any):
+async def test_with_a_tool_that_fails_the_endpoint_tells(tmp_path: Path, behaviour: Any) -> None:
     async with endpoint() as url:
         spec = pool(write_tool(tmp_path, **behaviour), WITH_KEY, quota_url=url)
         reading = await read(spec, tool_s=0.5)
@@ -187,7 +187,9 @@ async def test_with_a_tool_that_fails_the_endpoint_tells(tmp_path: Path, behavio
         (KeyRevoked(), QuotaFault.UNAUTHORIZED),
     ],
 )
-async def test_an_endpoint_that_does_not_tell_says_why(tmp_path: Path, trouble: Any, kind: QuotaFault):
+async def test_an_endpoint_that_does_not_tell_says_why(
+    tmp_path: Path, trouble: Any, kind: QuotaFault
+) -> None:
     async with endpoint(trouble) as url:
         error = await fault(pool(tmp_path / "copilot", WITH_KEY, quota_url=url))
     assert error.kind is kind
@@ -207,14 +209,14 @@ async def test_an_endpoint_that_does_not_tell_says_why(tmp_path: Path, trouble: 
 )
 async def test_each_oddity_is_read_right(
     tmp_path: Path, trouble: QuotaTrouble, percent: float | None, label: TruthLabel
-):
+) -> None:
     async with endpoint(QuotaApiFault(trouble)) as url:
         reading = await read(pool(tmp_path / "copilot", WITH_KEY, quota_url=url))
     assert reading.label is label
     assert reading.percent == (None if percent is None else pytest.approx(percent))
 
 
-async def test_a_tool_that_is_installed_later_is_noticed(tmp_path: Path):
+async def test_a_tool_that_is_installed_later_is_noticed(tmp_path: Path) -> None:
     clock = FakeClock()
     told: list[QuotaReading] = []
     watches: dict[str, Watch] = sources_for(pool(tmp_path / "copilot"), clock)

@@ -40,7 +40,7 @@ def window(payload: Any) -> WindowReading:
     return binding
 
 
-def test_a_plain_answer():
+def test_a_plain_answer() -> None:
     found = window(user({"entitlement": 300, "remaining": 240, "percent_remaining": 80.0}))
     assert found == WindowReading(
         "premium_interactions", WindowKind.MONTH, QuotaUnit.REQUESTS, 60, 300, 20.0, APRIL
@@ -66,7 +66,7 @@ def test_a_plain_answer():
         ({"entitlement": 300, "remaining": 35, "percent_remaining": 12}, 100 * 265 / 300),
     ],
 )
-def test_shares_that_are_known(snapshot: dict[str, Any], percent: float):
+def test_shares_that_are_known(snapshot: dict[str, Any], percent: float) -> None:
     assert window(user(snapshot)).percent == pytest.approx(percent)
 
 
@@ -88,12 +88,12 @@ def test_shares_that_are_known(snapshot: dict[str, Any], percent: float):
         {},
     ],
 )
-def test_what_is_not_said_is_unknown_and_neither_0_nor_100(snapshot: dict[str, Any]):
+def test_what_is_not_said_is_unknown_and_neither_0_nor_100(snapshot: dict[str, Any]) -> None:
     assert window(user(snapshot)).percent is None
 
 
 @pytest.mark.parametrize("snapshot", [{"unlimited": True}, {"unlimited": "true"}, {"entitlement": -1}])
-def test_unlimited_is_no_share(snapshot: dict[str, Any]):
+def test_unlimited_is_no_share(snapshot: dict[str, Any]) -> None:
     found = window(user(snapshot))
     assert found.unlimited
     assert found.percent is None
@@ -117,23 +117,23 @@ def test_unlimited_is_no_share(snapshot: dict[str, Any]):
         ({"quota_reset_date": {"at": 1}}, None),
     ],
 )
-def test_reset_dates_in_every_form(fields: dict[str, Any], resets_at: float | None):
+def test_reset_dates_in_every_form(fields: dict[str, Any], resets_at: float | None) -> None:
     assert window(user({"entitlement": 300, "remaining": 240}, **fields)).resets_at == resets_at
 
 
 @pytest.mark.parametrize("billing", [True, "true", {"enabled": True}])
-def test_token_based_billing_counts_credits(billing: Any):
+def test_token_based_billing_counts_credits(billing: Any) -> None:
     found = window(user({"entitlement": 1000, "remaining": 400}, token_based_billing=billing))
     assert (found.unit, found.percent) == (QuotaUnit.CREDITS, 60.0)
 
 
 @pytest.mark.parametrize("billing", [False, None, "false", {"enabled": False}, 1])
-def test_other_billing_counts_requests(billing: Any):
+def test_other_billing_counts_requests(billing: Any) -> None:
     found = window(user({"entitlement": 10, "remaining": 4}, token_based_billing=billing))
     assert found.unit is QuotaUnit.REQUESTS
 
 
-def test_the_free_plan_counts_what_is_left_of_the_month():
+def test_the_free_plan_counts_what_is_left_of_the_month() -> None:
     quota = read(
         {
             "copilot_plan": "free",
@@ -149,12 +149,12 @@ def test_the_free_plan_counts_what_is_left_of_the_month():
 
 
 @pytest.mark.parametrize("left", [None, {}, "gone", {"completions": 3}])
-def test_a_free_plan_without_what_is_left_is_unknown_not_full(left: Any):
+def test_a_free_plan_without_what_is_left_is_unknown_not_full(left: Any) -> None:
     payload = {"monthly_quotas": {"chat": 50}, "limited_user_quotas": left}
     assert window(payload).percent is None
 
 
-def test_a_plan_without_premium_requests_is_measured_by_its_chat():
+def test_a_plan_without_premium_requests_is_measured_by_its_chat() -> None:
     quota = read(
         {
             "quota_snapshots": {
@@ -168,18 +168,18 @@ def test_a_plan_without_premium_requests_is_measured_by_its_chat():
     assert binding == {"chat": 75.0}
 
 
-def test_overage_that_is_billed_is_noted():
+def test_overage_that_is_billed_is_noted() -> None:
     quota = read(user({"entitlement": 300, "remaining": -3, "overage_permitted": True}))
     assert quota.note == "plan pro; premium_interactions: overage is permitted and billed"
 
 
 @pytest.mark.parametrize("payload", [None, [], "text", 3, {}, {"login": "me"}, {"quota_snapshots": []}])
-def test_an_answer_that_is_no_quota_is_told_apart_from_an_unknown_one(payload: Any):
+def test_an_answer_that_is_no_quota_is_told_apart_from_an_unknown_one(payload: Any) -> None:
     assert parse_copilot_user(payload, EPOCH) is None
     assert parse_tool_quota(payload, EPOCH) is None
 
 
-def test_the_tools_answer():
+def test_the_tools_answer() -> None:
     quota = parse_tool_quota(
         {
             "quotaSnapshots": {
@@ -203,7 +203,7 @@ def test_the_tools_answer():
     assert "overage" in quota.note
 
 
-def test_the_time_of_the_tools_answer_is_no_reset():
+def test_the_time_of_the_tools_answer_is_no_reset() -> None:
     now = datetime.fromtimestamp(EPOCH, UTC).isoformat()
     snapshot = {"entitlementRequests": 300, "usedRequests": 3, "resetDate": now}
     quota = parse_tool_quota({"quotaSnapshots": {"premium_interactions": snapshot}}, EPOCH)
@@ -243,7 +243,7 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=150)
 @given(JSON)
-def test_no_answer_breaks_the_readers(payload: Any):
+def test_no_answer_breaks_the_readers(payload: Any) -> None:
     for parse in (parse_copilot_user, parse_tool_quota):
         quota = parse(payload, EPOCH)
         if quota is not None:

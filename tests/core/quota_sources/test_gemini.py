@@ -61,7 +61,7 @@ async def read(spec: PoolSpec, clock: FakeClock | None = None) -> QuotaReading:
         await source.aclose()
 
 
-async def test_each_account_is_told_its_own_truth():
+async def test_each_account_is_told_its_own_truth() -> None:
     async with lab_with() as lab:
         first, second = await read(pool(lab)), await read(pool(lab, OTHER))
         assert (first.percent, second.percent) == (25.0, 0.0)
@@ -74,12 +74,12 @@ async def test_each_account_is_told_its_own_truth():
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1beta", "/v1"])
-async def test_a_base_url_with_a_version_is_understood(path: str):
+async def test_a_base_url_with_a_version_is_understood(path: str) -> None:
     async with lab_with() as lab:
         assert (await read(pool(lab, path=path))).percent == 25.0
 
 
-async def test_the_address_is_a_setting():
+async def test_the_address_is_a_setting() -> None:
     async with lab_with() as lab:
         spec = replace(pool(lab), base_url="http://127.0.0.1:9")
         root = lab.base_url("gemini")
@@ -108,7 +108,7 @@ async def test_the_address_is_a_setting():
         (HttpStatus(400), QuotaFault.UNAVAILABLE),
     ],
 )
-async def test_each_failure_is_told_apart(trouble: Any, kind: QuotaFault):
+async def test_each_failure_is_told_apart(trouble: Any, kind: QuotaFault) -> None:
     async with lab_with(trouble) as lab:
         with pytest.raises(QuotaSourceError) as caught:
             await read(pool(lab))
@@ -127,14 +127,16 @@ async def test_each_failure_is_told_apart(trouble: Any, kind: QuotaFault):
         (QuotaTrouble.PLACEHOLDER, None, TruthLabel.UNKNOWN),
     ],
 )
-async def test_each_oddity_is_read_right(trouble: QuotaTrouble, percent: float | None, label: TruthLabel):
+async def test_each_oddity_is_read_right(
+    trouble: QuotaTrouble, percent: float | None, label: TruthLabel
+) -> None:
     async with lab_with(QuotaApiFault(trouble)) as lab:
         reading = await read(pool(lab))
     assert reading.label is label
     assert reading.percent == (None if percent is None else pytest.approx(percent))
 
 
-async def test_calls_for_answers_don_t_notice_a_quota_endpoint_that_hangs():
+async def test_calls_for_answers_don_t_notice_a_quota_endpoint_that_hangs() -> None:
     clock = FakeClock()
     async with lab_with(QuotaApiFault(QuotaTrouble.HANG), clock) as lab:
         told: list[QuotaReading] = []
@@ -146,7 +148,7 @@ async def test_calls_for_answers_don_t_notice_a_quota_endpoint_that_hangs():
             assert ((await asking).percent, told[-1].label) == (80.0, TruthLabel.ESTIMATED)
 
 
-async def test_a_flapping_endpoint_is_stale_or_fresh_and_never_wrong():
+async def test_a_flapping_endpoint_is_stale_or_fresh_and_never_wrong() -> None:
     clock = FakeClock()
     flapping = Flapping(QuotaApiFault(QuotaTrouble.HTML), period_s=3000.0, down_share=0.5)
     labels = set()
@@ -169,7 +171,7 @@ async def test_a_flapping_endpoint_is_stale_or_fresh_and_never_wrong():
     assert labels == {TruthLabel.ESTIMATED, TruthLabel.REPORTED, TruthLabel.STALE}
 
 
-async def test_a_hundred_callers_are_one_call_on_the_wire():
+async def test_a_hundred_callers_are_one_call_on_the_wire() -> None:
     clock = FakeClock()
     async with lab_with(clock=clock) as lab:
         watches = sources_for(pool(lab, ACCOUNT, OTHER), clock)
@@ -182,14 +184,14 @@ async def test_a_hundred_callers_are_one_call_on_the_wire():
         assert lab.counters("gemini").quota_reads == 1
 
 
-async def test_pools_without_a_source():
+async def test_pools_without_a_source() -> None:
     async with lab_with() as lab:
         assert sources_for(replace(pool(lab), quota_source=QuotaSourceRule.NONE), FakeClock()) == {}
         for kind in (ProviderKind.OPENAI, ProviderKind.OPENCODE, ProviderKind.LOCAL):
             assert sources_for(replace(pool(lab), provider=kind), FakeClock()) == {}
 
 
-async def test_the_ttl_is_a_setting():
+async def test_the_ttl_is_a_setting() -> None:
     async with lab_with() as lab:
         (watch,) = sources_for(replace(pool(lab), quota_ttl_s=90.0), FakeClock()).values()
         assert watch.source.ttl_s == 90.0

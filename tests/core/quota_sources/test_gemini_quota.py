@@ -24,7 +24,7 @@ def one(payload: Any, **options: Any) -> WindowReading:
     return window
 
 
-def test_the_documented_shape():
+def test_the_documented_shape() -> None:
     entry = WEEK | {"used": 250, "resetTime": "2026-03-08T00:00:00Z"}
     assert one({"quotas": [entry]}) == WindowReading(
         "week", WindowKind.WEEK, QuotaUnit.TOKENS, 250, 1000, 25.0, SUNDAY
@@ -45,7 +45,7 @@ def test_the_documented_shape():
         WEEK | {"used": 250},
     ],
 )
-def test_variants_of_the_shape_say_the_same(payload: Any):
+def test_variants_of_the_shape_say_the_same(payload: Any) -> None:
     window = one(payload)
     assert (window.kind, window.unit, window.used, window.limit, window.percent) == (
         WindowKind.WEEK,
@@ -73,7 +73,7 @@ def test_variants_of_the_shape_say_the_same(payload: Any):
         ({"used": 1500}, 150.0),
     ],
 )
-def test_what_is_gone_or_left(figures: dict[str, Any], percent: float):
+def test_what_is_gone_or_left(figures: dict[str, Any], percent: float) -> None:
     assert one([WEEK | figures]).percent == pytest.approx(percent)
 
 
@@ -93,16 +93,16 @@ def test_what_is_gone_or_left(figures: dict[str, Any], percent: float):
         {"limit": None, "used": 3},
     ],
 )
-def test_a_missing_share_is_unknown(figures: dict[str, Any]):
+def test_a_missing_share_is_unknown(figures: dict[str, Any]) -> None:
     assert one([WEEK | figures]).percent is None
 
 
-def test_no_limit_is_told_apart():
+def test_no_limit_is_told_apart() -> None:
     window = one([WEEK | {"limit": -1, "used": 3}])
     assert (window.unlimited, window.percent) == (True, None)
 
 
-def test_a_share_without_a_unit_is_a_fraction():
+def test_a_share_without_a_unit_is_a_fraction() -> None:
     window = one([{"window": "5h", "remainingFraction": 0.4}])
     assert (window.kind, window.unit, window.percent) == (
         WindowKind.FIVE_HOURS,
@@ -125,11 +125,11 @@ def test_a_share_without_a_unit_is_a_fraction():
         ("PerMinute", None),
     ],
 )
-def test_spans(text: str, kind: WindowKind | None):
+def test_spans(text: str, kind: WindowKind | None) -> None:
     assert one([WEEK | {"window": text, "used": 1}]).kind is kind
 
 
-def test_the_span_may_stand_in_the_quotas_name():
+def test_the_span_may_stand_in_the_quotas_name() -> None:
     entry = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel", "quotaValue": "50", "used": 5}
     window = one([entry])
     assert (window.kind, window.unit) == (WindowKind.DAY, QuotaUnit.REQUESTS)
@@ -137,7 +137,7 @@ def test_the_span_may_stand_in_the_quotas_name():
     assert one([burst]).kind is None
 
 
-def test_the_limit_of_another_model_binds_nothing():
+def test_the_limit_of_another_model_binds_nothing() -> None:
     entry = WEEK | {"used": 900, "model": "models/gemini-2.5-pro"}
     assert one([entry], model="gemini-2.5-flash").kind is None
     assert one([entry], model="gemini-2.5-pro").kind is WindowKind.WEEK
@@ -157,18 +157,18 @@ def test_the_limit_of_another_model_binds_nothing():
         ({}, None),
     ],
 )
-def test_resets(reset: dict[str, Any], at: float | None):
+def test_resets(reset: dict[str, Any], at: float | None) -> None:
     assert one([WEEK | {"used": 1} | reset]).resets_at == at
 
 
 @pytest.mark.parametrize(
     "payload", [None, 3, "text", {}, [], [1, 2], {"error": {"code": 400}}, {"quotas": "no"}]
 )
-def test_an_answer_that_names_no_quota(payload: Any):
+def test_an_answer_that_names_no_quota(payload: Any) -> None:
     assert parse_quota_status(payload, EPOCH) is None
 
 
-def test_an_account_without_quotas_is_a_quota_answer():
+def test_an_account_without_quotas_is_a_quota_answer() -> None:
     assert parse_quota_status({"quotas": []}, EPOCH) == ()
 
 
@@ -204,6 +204,6 @@ JSON = st.recursive(
 
 @settings(deadline=None, max_examples=150)
 @given(JSON)
-def test_no_answer_breaks_the_reader(payload: Any):
+def test_no_answer_breaks_the_reader(payload: Any) -> None:
     for window in parse_quota_status(payload, EPOCH, model="m") or ():
         assert window.percent is None or window.percent >= 0

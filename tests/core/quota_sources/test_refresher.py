@@ -91,7 +91,7 @@ def unavailable() -> QuotaSourceError:
     return QuotaSourceError("status 503", QuotaFault.UNAVAILABLE)
 
 
-async def test_an_answer_is_told_and_kept():
+async def test_an_answer_is_told_and_kept() -> None:
     async with scene() as (s, _):
         assert s.refresher.current("ag-1") is None
         await s.later(0)
@@ -99,7 +99,7 @@ async def test_an_answer_is_told_and_kept():
         assert s.current == s.told[0]
 
 
-async def test_it_is_asked_again_before_its_ttl_ends_and_no_sooner():
+async def test_it_is_asked_again_before_its_ttl_ends_and_no_sooner() -> None:
     async with scene() as (s, upstream):
         await s.later(0)
         upstream.percent = 40.0
@@ -110,7 +110,7 @@ async def test_it_is_asked_again_before_its_ttl_ends_and_no_sooner():
         assert s.current.percent == 40.0
 
 
-async def test_refreshes_of_accounts_that_started_together_spread():
+async def test_refreshes_of_accounts_that_started_together_spread() -> None:
     async with scene(accounts=20) as (s, _):
         await s.later(0)
         await s.later(0.74 * TTL_S)
@@ -123,7 +123,7 @@ async def test_refreshes_of_accounts_that_started_together_spread():
         assert max(counts) <= 8
 
 
-async def test_nine_checks_in_ten_and_more_are_served_from_cache():
+async def test_nine_checks_in_ten_and_more_are_served_from_cache() -> None:
     async with scene() as (s, _):
         await s.later(0)
         for _ in range(3600):
@@ -136,7 +136,7 @@ async def test_nine_checks_in_ten_and_more_are_served_from_cache():
         assert 3600 / TTL_S <= stats.calls <= 3600 / (0.75 * TTL_S) + 1
 
 
-async def test_checks_without_a_fresh_answer_are_not_counted_as_served():
+async def test_checks_without_a_fresh_answer_are_not_counted_as_served() -> None:
     async with scene() as (s, upstream):
         upstream.error = unavailable()
         assert s.refresher.stats.share is None
@@ -146,7 +146,7 @@ async def test_checks_without_a_fresh_answer_are_not_counted_as_served():
         assert s.refresher.stats.share == 0.0
 
 
-async def test_a_hundred_callers_at_once_make_one_call():
+async def test_a_hundred_callers_at_once_make_one_call() -> None:
     async with scene() as (s, upstream):
         upstream.gate = asyncio.Event()
         callers = [asyncio.create_task(s.refresher.refresh_now("ag-1")) for _ in range(100)]
@@ -159,7 +159,7 @@ async def test_a_hundred_callers_at_once_make_one_call():
         assert len(s.told) == 1
 
 
-async def test_a_caller_that_goes_away_does_not_end_the_call_of_the_others():
+async def test_a_caller_that_goes_away_does_not_end_the_call_of_the_others() -> None:
     async with scene() as (s, upstream):
         upstream.gate = asyncio.Event()
         gone, stays = (asyncio.create_task(s.refresher.refresh_now("ag-1")) for _ in range(2))
@@ -170,7 +170,7 @@ async def test_a_caller_that_goes_away_does_not_end_the_call_of_the_others():
         assert gone.cancelled()
 
 
-async def test_refreshing_on_demand_does_not_wait_for_the_ttl():
+async def test_refreshing_on_demand_does_not_wait_for_the_ttl() -> None:
     async with scene() as (s, upstream):
         await s.later(0)
         upstream.percent = 55.0
@@ -180,7 +180,7 @@ async def test_refreshing_on_demand_does_not_wait_for_the_ttl():
         assert s.source.reads == 2
 
 
-async def test_an_unknown_account_is_refused():
+async def test_an_unknown_account_is_refused() -> None:
     async with scene() as (s, _):
         with pytest.raises(KeyError):
             await s.refresher.refresh_now("nobody")
@@ -188,7 +188,7 @@ async def test_an_unknown_account_is_refused():
             s.refresher.current("nobody")
 
 
-async def test_a_hanging_source_gives_an_estimate_after_the_limit():
+async def test_a_hanging_source_gives_an_estimate_after_the_limit() -> None:
     async with scene(timeout_s=0.01) as (s, upstream):
         upstream.gate = asyncio.Event()
         await s.later(0)
@@ -198,7 +198,7 @@ async def test_a_hanging_source_gives_an_estimate_after_the_limit():
 
 
 @pytest.mark.parametrize("error", [unavailable(), ValueError("a fault in the reader"), RuntimeError()])
-async def test_a_failing_source_gives_an_estimate_and_the_others_go_on(error: Exception):
+async def test_a_failing_source_gives_an_estimate_and_the_others_go_on(error: Exception) -> None:
     async with scene(accounts=2) as (s, upstream):
         upstream.error = error
         await s.later(0)
@@ -206,7 +206,7 @@ async def test_a_failing_source_gives_an_estimate_and_the_others_go_on(error: Ex
         assert s.refresher.stats.failures == 2
 
 
-async def test_a_failing_source_is_asked_less_and_less_but_within_its_ttl():
+async def test_a_failing_source_is_asked_less_and_less_but_within_its_ttl() -> None:
     async with scene() as (s, upstream):
         upstream.error = unavailable()
         asked = []
@@ -222,7 +222,7 @@ async def test_a_failing_source_is_asked_less_and_less_but_within_its_ttl():
         assert min(gaps[6:]) >= 0.7 * TTL_S
 
 
-async def test_an_answer_ages_to_stale_while_its_source_fails_and_is_fresh_again_after():
+async def test_an_answer_ages_to_stale_while_its_source_fails_and_is_fresh_again_after() -> None:
     async with scene() as (s, upstream):
         await s.later(0)
         upstream.error = unavailable()
@@ -239,7 +239,7 @@ async def test_an_answer_ages_to_stale_while_its_source_fails_and_is_fresh_again
         assert s.current.note == ""
 
 
-async def test_a_missing_source_is_looked_for_again_and_noticed():
+async def test_a_missing_source_is_looked_for_again_and_noticed() -> None:
     async with scene() as (s, upstream):
         upstream.error = QuotaSourceError("not installed", QuotaFault.MISSING)
         await s.later(0)
@@ -249,14 +249,14 @@ async def test_a_missing_source_is_looked_for_again_and_noticed():
         assert (s.current.percent, s.current.label) == (30.0, TruthLabel.REPORTED)
 
 
-async def test_a_source_that_may_be_missing_leaves_the_own_count_alone():
+async def test_a_source_that_may_be_missing_leaves_the_own_count_alone() -> None:
     async with scene(estimates_when_missing=False) as (s, upstream):
         upstream.error = QuotaSourceError("status 404", QuotaFault.MISSING)
         await s.later(0)
         assert (s.current.windows, s.current.label) == ((), TruthLabel.UNKNOWN)
 
 
-async def test_only_so_many_calls_at_once():
+async def test_only_so_many_calls_at_once() -> None:
     async with scene(accounts=50) as (s, upstream):
         upstream.gate = asyncio.Event()
         s.refresher.tick()
@@ -268,7 +268,7 @@ async def test_only_so_many_calls_at_once():
         assert s.source.reads == 50
 
 
-async def test_closing_ends_every_call_and_closes_each_source_once():
+async def test_closing_ends_every_call_and_closes_each_source_once() -> None:
     async with scene(accounts=3) as (s, upstream):
         upstream.gate = asyncio.Event()
         s.refresher.tick()
@@ -280,7 +280,7 @@ async def test_closing_ends_every_call_and_closes_each_source_once():
             await s.refresher.refresh_now("ag-1")
 
 
-async def test_the_background_task_refreshes_by_itself_and_ends_with_the_block():
+async def test_the_background_task_refreshes_by_itself_and_ends_with_the_block() -> None:
     clock = FakeClock()
     answered = asyncio.Event()
     source = ScriptedSource(Upstream(clock))
@@ -292,7 +292,7 @@ async def test_the_background_task_refreshes_by_itself_and_ends_with_the_block()
     assert asyncio.all_tasks() == before
 
 
-async def test_the_own_use_is_marked_when_the_source_is_asked():
+async def test_the_own_use_is_marked_when_the_source_is_asked() -> None:
     clock = FakeClock()
     order: list[str] = []
 
