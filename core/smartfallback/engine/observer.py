@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
+from smartfallback.engine.forecasting import ForecastBudget
 from smartfallback.engine.meters import Meters
 from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, Roster
 from smartfallback.model.decisions import Skip, SkipReason
@@ -20,12 +21,14 @@ class Observer:
         self._clock = clock
         self._bus = bus
         self._simulated = simulated
+        self._forecasts = ForecastBudget()
 
     def snapshot(self) -> Snapshot:
         """The state of everything now."""
         now = self._clock.monotonic()
         at = self._clock.time()
         meters = self._meters
+        self._forecasts.next_snapshot()
         return Snapshot(
             version=self._bus.last_seq,
             at=at,
@@ -49,13 +52,19 @@ class Observer:
             provider_id=pool.provider.id,
             model=spec.model,
             strategy=pool.strategy,
-            accounts=tuple(account.view or self._account(account, now, at) for account in pool.accounts),
+            accounts=tuple(self._account(account, now, at) for account in pool.accounts),
             provider_circuit=_circuit_view(pool.provider.circuit, now, at),
             fairness=self._meters.fairness(pool.name, now),
             unavailable=pool.unavailable,
         )
 
     def _account(self, account: AccountRuntime, now: float, at: float) -> AccountView:
+        forecast = account.forecast
+        if forecast is not None and self._forecasts.grant(forecast, at):
+            forecast.refresh(account.ledger.view(at), at)
+            account.view = None
+        if account.view is not None:
+            return account.view
         spec = account.pool.spec
         cooldown = account.cooldown_until
         cooldown_reason = account.cooldown_reason
@@ -64,6 +73,7 @@ class Observer:
         if block is not None and block.until > now and cooldown is None:
             cooldown, cooldown_reason = block.until, block.reason
             skip = skip or _model_skip(account, block, at - now)
+        quota = account.ledger.view(at)
         view = AccountView(
             id=account.id,
             pool=account.pool.name,
@@ -73,7 +83,7 @@ class Observer:
             admin=account.admin,
             admin_reason=account.admin_reason,
             attention=account.attention,
-            quota=account.ledger.view(at),
+            quota=quota if forecast is None else forecast.shown_in(quota),
             circuit=_circuit_view(account.circuit, now, at),
             model_circuits=tuple(
                 _circuit_view(circuit, now, at) for circuit in account.model_circuits.values()

@@ -26,6 +26,8 @@ _ADMIN_SKIPS = {
     AdminState.DRAINING: SkipReason.DRAINING,
     AdminState.DRAINED: SkipReason.DRAINED,
 }
+_STILL_SERVING = frozenset({SkipReason.SOFT_LIMIT, SkipReason.CONCURRENCY, SkipReason.RAMP})
+"""Reasons with which an account still is used, so that its use can be forecast."""
 _ALARM_SLACK_S = 0.001
 
 
@@ -85,6 +87,8 @@ class Placement:
                     account.parked = None
                     pool.parked.pop(slot, None)
                     pool.skips = None
+                    if account.forecast is not None:
+                        account.forecast.resume(wall)
                     self._on_room()
                 return
             if account.parked is None or account.parked.reason is not SkipReason.SOFT_LIMIT:
@@ -97,6 +101,11 @@ class Placement:
             account.parked = skip
             pool.parked[slot] = skip
             pool.skips = None
+            if account.forecast is not None:
+                if skip.reason in _STILL_SERVING:
+                    account.forecast.resume(wall)
+                else:
+                    account.forecast.suspend(wall)
             self._set_alarm(account, skip, now, wall)
 
     def _note_waiting(self, account: AccountRuntime, skip: Skip, now: float) -> None:

@@ -20,6 +20,7 @@ from smartfallback.policy.selection import Selection
 
 if TYPE_CHECKING:
     from smartfallback.engine.attempt import Attempt
+    from smartfallback.engine.forecasting import AccountForecast
     from smartfallback.providers.base import Provider
 
 CircuitFactory = Callable[[CircuitTarget, CircuitSettings], Circuit]
@@ -48,6 +49,7 @@ class AccountRuntime:
         "cooldown_reason",
         "cooldown_until",
         "failures",
+        "forecast",
         "id",
         "in_flight",
         "last_used",
@@ -97,6 +99,7 @@ class AccountRuntime:
         """Its way back after a reset; None for an account that is on none."""
         self.watched = -math.inf
         """When it is looked at next for a quota window that begins anew."""
+        self.forecast: AccountForecast | None = None
         self.view: AccountView | None = None
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
+from smartfallback.engine.forecasting import AccountForecast
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant
 from smartfallback.engine.roster import AccountRuntime, Block, CircuitFactory, Roster
@@ -55,7 +56,7 @@ class Settlement:
         """The answer is complete and cost ``usage``."""
         now = self._clock.monotonic()
         account = grant.account
-        account.ledger.settle(grant.reservation, QuotaEstimate(usage.total_tokens), self._clock.time())
+        self._settle(grant, usage.total_tokens)
         account.requests += 1
         account.tokens += usage.total_tokens
         for circuit, permit in self._permits(grant):
@@ -121,7 +122,18 @@ class Settlement:
             ledger.release(grant.reservation, self._clock.time())
             return
         grant.account.tokens += spent
-        ledger.settle(grant.reservation, QuotaEstimate(spent), self._clock.time())
+        self._settle(grant, spent)
+
+    def _settle(self, grant: Grant, tokens: int) -> None:
+        account, wall = grant.account, self._clock.time()
+        spent = QuotaEstimate(tokens)
+        account.ledger.settle(grant.reservation, spent, wall)
+        if account.forecast is not None:
+            account.forecast.add(spent, wall)
+        elif account.spec.quota:
+            # Made at the first use, so that idle accounts cost nothing.
+            account.forecast = AccountForecast(account.spec.quota, account.pool.spec.thresholds.hard_limit)
+            account.forecast.add(spent, wall)
 
     def _leave(self, grant: Grant, now: float) -> None:
         account = grant.account

@@ -27,13 +27,42 @@ class WindowView:
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastView:
+    """When an account's quota is expected to run out.
+
+    It is about the window that runs out first, the binding one when none does. A quota has run out
+    when its use reaches the hard limit, since it is never used further. Times are None when they lie
+    beyond the reset; four of five times the truth should lie from ``earliest_at`` to ``latest_at``.
+
+    Attributes:
+        window: Index of the window.
+        burn_rate_per_h: Its units an hour, over about the last two hours; None when not known.
+        exhausted_at: Epoch seconds.
+        earliest_at: Epoch seconds; may be known although ``exhausted_at`` lies beyond the reset.
+        latest_at: Epoch seconds.
+        lasts: Whether the quota lasts until the reset; None when that is not clear.
+    """
+
+    window: int
+    burn_rate_per_h: float | None
+    exhausted_at: float | None
+    earliest_at: float | None
+    latest_at: float | None
+    lasts: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaView:
-    """An account's quota; ``binding`` is the index of the window with the highest percentage."""
+    """An account's quota; ``binding`` is the index of the window with the highest percentage.
+
+    ``forecast`` is None while too little was observed for one.
+    """
 
     windows: tuple[WindowView, ...]
     binding: int | None
     status: QuotaStatus
     exhausted_until: float | None = None
+    forecast: ForecastView | None = None
 
     @property
     def bound(self) -> WindowView | None:
