@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -40,7 +41,8 @@ class RefreshStats(NamedTuple):
 
     Attributes:
         checks: How often a quota was asked for.
-        from_cache: How many of them an answer within its TTL met, without any call.
+        from_cache: How many of them met an answer within its TTL, or the fresh knowledge that there is
+            nothing to ask. All others got what was left (stale, estimated or none), also without a call.
         calls: Calls to sources.
         failures: How many of the calls brought no answer.
     """
@@ -59,13 +61,13 @@ class RefreshStats(NamedTuple):
 class _Entry:
     """One account's cache. Monotonic instants."""
 
-    __slots__ = ("answer", "answered_at", "due", "failures", "reading", "task", "watch")
+    __slots__ = ("answer", "due", "failures", "holds_until", "reading", "task", "watch")
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.answer: QuotaReading | None = None
         """What the source itself said last."""
-        self.answered_at = 0.0
+        self.holds_until = -math.inf
         self.reading: QuotaReading | None = None
         """What holds: the answer, or what its failing made of it."""
         self.due = 0.0
@@ -155,12 +157,11 @@ class QuotaRefresher:
         self._checks += 1
         if entry.reading is None:
             return None
-        ttl_s = entry.watch.source.ttl_s
+        if self._clock.monotonic() <= entry.holds_until:
+            self._from_cache += 1
         if entry.reading.label is TruthLabel.ESTIMATED:
             return entry.reading
-        if self._clock.monotonic() - entry.answered_at <= ttl_s:
-            self._from_cache += 1
-        return as_of(entry.reading, ttl_s=ttl_s, now=self._clock.time())
+        return as_of(entry.reading, ttl_s=entry.watch.source.ttl_s, now=self._clock.time())
 
     def tick(self) -> None:
         """Start what is due. The background task does so every second."""
@@ -242,7 +243,8 @@ class QuotaRefresher:
 
     def _answered(self, account: str, entry: _Entry, reading: QuotaReading) -> None:
         entry.answer = reading
-        now = entry.answered_at = self._clock.monotonic()
+        now = self._clock.monotonic()
+        entry.holds_until = now + entry.watch.source.ttl_s
         entry.failures = 0
         self._schedule(account, now + entry.watch.source.ttl_s * self._rng.uniform(*_EARLY))
 
@@ -253,6 +255,7 @@ class QuotaRefresher:
         at = self._clock.time()
         missing = error.kind is QuotaFault.MISSING
         if missing:
+            entry.holds_until = self._clock.monotonic() + source.missing_retry_s
             wait = source.missing_retry_s * self._rng.uniform(*_EARLY)
         else:
             backoff = ExponentialBackoff(min(_FIRST_RETRY_S, source.ttl_s), source.ttl_s, jitter=False)

@@ -364,6 +364,6 @@ def test_what_nobody_said_is_never_0_or_100(
     "fields",
     [{"used": -1.0}, {"used": math.nan}, {"percent_used": math.inf}, {"limit": 0.0}, {"resets_at": math.nan}],
 )
-def test_a_reading_of_nonsense_is_refused(fields: dict[str, float]) -> None:
+def test_a_reading_of_nonsense_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         WindowReading("w", None, QuotaUnit.TOKENS, **fields)

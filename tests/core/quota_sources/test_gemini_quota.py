@@ -103,12 +103,8 @@ def test_no_limit_is_told_apart() -> None:
 
 
 def test_a_share_without_a_unit_is_a_fraction() -> None:
-    window = one([{"window": "5h", "remainingFraction": 0.4}])
-    assert (window.kind, window.unit, window.percent) == (
-        WindowKind.FIVE_HOURS,
-        QuotaUnit.FRACTION,
-        pytest.approx(60.0),
-    )
+    window = one([{"window": "5h", "remainingFraction": 0.25}])
+    assert (window.kind, window.unit, window.percent) == (WindowKind.FIVE_HOURS, QuotaUnit.FRACTION, 75.0)
     assert (window.used, window.limit) == (None, None)
 
 

@@ -146,6 +146,16 @@ async def test_checks_without_a_fresh_answer_are_not_counted_as_served() -> None
         assert s.refresher.stats.share == 0.0
 
 
+async def test_that_there_is_nothing_to_ask_is_knowledge_from_cache_too() -> None:
+    async with scene(estimates_when_missing=False) as (s, upstream):
+        upstream.error = QuotaSourceError("status 404", QuotaFault.MISSING)
+        await s.later(0)
+        for _ in range(200):
+            await s.later(1)
+            assert s.current.label is TruthLabel.UNKNOWN
+        assert s.refresher.stats.share == 1.0
+
+
 async def test_a_hundred_callers_at_once_make_one_call() -> None:
     async with scene() as (s, upstream):
         upstream.gate = asyncio.Event()
