@@ -16,7 +16,7 @@ from smartfallback.clock import Clock
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.base import Call, Chunk
-from smartfallback.providers.http_client import HttpClient
+from smartfallback.providers.http_client import Exchange, HttpClient
 from smartfallback.providers.http_errors import clean
 from smartfallback.providers.opencode_api import DEFAULT_BASE_URL, OpenCodeApi, prompt_of
 from smartfallback.providers.opencode_events import EventFeed, OpenCodeAnswer
@@ -91,14 +91,14 @@ class OpenCodeProvider:
         """
         prompt = prompt_of(call)
         api = self._api(call.account)
-        exchange = None if self._is_silent(call.account) else await api.events()
+        exchange = await self._listen(api)
         session = _Session(api)
         self._sessions.add(session)
         try:
             feed = EventFeed(exchange) if exchange is not None else None
             answer = OpenCodeAnswer(call, await session.create(), self._clock.time())
             if feed is not None and not await self._speaks(feed, answer):
-                self._silent_until[self._base_url(call.account)] = self._clock.monotonic() + SILENT_FOR_S
+                self._fell_silent(call.account)
                 feed = None
             if feed is None:
                 text = await self._ask_blocking(session, answer, prompt)
@@ -128,6 +128,20 @@ class OpenCodeProvider:
         while self._endings:
             await asyncio.wait(self._endings)
         await self._client.aclose()
+
+    async def _listen(self, api: OpenCodeApi) -> Exchange | None:
+        """The server's event stream; None when it is known to be silent, or does not even open in time."""
+        if self._clock.monotonic() < self._silent_until.get(self._base_url(api.account), 0.0):
+            return None
+        try:
+            async with asyncio.timeout(self._silence_s):
+                return await api.events()
+        except TimeoutError:
+            self._fell_silent(api.account)
+            return None
+
+    def _fell_silent(self, account: AccountSpec) -> None:
+        self._silent_until[self._base_url(account)] = self._clock.monotonic() + SILENT_FOR_S
 
     async def _speaks(self, feed: EventFeed, answer: OpenCodeAnswer) -> bool:
         """Whether the event stream tells of the session in time.
@@ -171,9 +185,6 @@ class OpenCodeProvider:
                 phase=TimeoutPhase.FIRST_TOKEN,
             )
         raise ProviderError(failure)
-
-    def _is_silent(self, account: AccountSpec) -> bool:
-        return self._clock.monotonic() < self._silent_until.get(self._base_url(account), 0.0)
 
     def _api(self, account: AccountSpec) -> OpenCodeApi:
         known = self._apis.get(account.id)

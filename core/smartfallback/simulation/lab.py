@@ -163,6 +163,15 @@ class Lab:
         """
         self._account(upstream, account).set_used(amount, self._clock.time())
 
+    def open_sessions(self, upstream: str, account: str) -> tuple[str, ...]:
+        """The sessions that an account has on an OpenCode server and did not delete; else none.
+
+        Raises:
+            KeyError: There is no such upstream.
+        """
+        server = self._servers[upstream]
+        return server.sessions(account) if isinstance(server, OpenCodeServer) else ()
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; it is looked at after each change of any counter."""
         change = asyncio.Event()
