@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.console import Console
 from textual.app import App, SystemCommand
 from textual.theme import BUILTIN_THEMES
 
@@ -15,6 +17,7 @@ from smartfallback_console.palette import ActionProvider
 from smartfallback_console.screens.dashboard import Dashboard, OperatorDashboard
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from textual.binding import BindingType
     from textual.command import Provider
     from textual.screen import Screen
@@ -56,6 +59,10 @@ class ConsoleApp(App[None]):
     ) -> None:
         super().__init__()
         self.source = source
+        self.crash: str | Exception | None = None
+        """The first error that nothing caught; it ended the app."""
+        self.leaving = False
+        """Whether the app was told to end; a terminal that is gone is no crash then."""
         self.own_themes: tuple[str, ...] = ()
         self._wanted_theme = theme
         self._theme_folder = theme_folder
@@ -85,6 +92,24 @@ class ConsoleApp(App[None]):
         self.push_screen(self._dashboard_type(self.source, clock=self._clock, live=self._live))
         for problem in self._theme_problems:
             self.notify(problem, title="Theme", severity="warning", markup=False, timeout=10)
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """End on an error that is known only as a picture of it, such as one of the input thread."""
+        if self.crash is None:
+            page = io.StringIO()
+            Console(file=page, width=110, color_system=None).print(*renderables)
+            self.crash = page.getvalue()
+        self._close_messages_no_wait()
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Keep the error for whoever started the app."""
+        if self.crash is None:
+            self.crash = error
+        super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        """End without Textual's traceback, whose local variables may hold prompts and credentials."""
+        self._close_messages_no_wait()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002 - Textual's signature
         """The palette holds the registry's actions only."""

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from smartfallback_console.app import ConsoleApp
     from smartfallback_console.bridge import CoreThread, System, SystemFactory
 
+EXIT_CRASH = 1
+"""The console met an error that it did not expect; the details are in a file."""
 EXIT_CONFIGURATION = 2
 """The configuration, or an option, can't be used."""
 EXIT_CORE = 3
 """The core did not start or did not end."""
+EXIT_INTERRUPTED = 130
+"""Ctrl+C before the interface stood; a key like any other from then on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,15 +43,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     core = CoreThread(factory)
     core.start()  # before the interface is imported, so that both start at the same time
+    crash: str | BaseException | None = None
+    code = 0
     try:
         app = _app(core, options)
         _end_with_the_terminal(app)
         app.run()
+        crash, code = None if app.leaving else app.crash, app.return_code or 0
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        crash = error
     finally:
         ended = core.stop()
+    if crash is not None:
+        from smartfallback_console.crash import tell
+
+        _say(tell(crash))
+        return EXIT_CRASH
     if core.failure:
-        print(f"smartfallback-console: {core.failure}", file=sys.stderr)  # noqa: T201 - the terminal is ours again
-    return EXIT_CORE if core.failure or not ended else (app.return_code or 0)
+        _say(core.failure)
+    return EXIT_CORE if core.failure or not ended else code
+
+
+def _say(text: str) -> None:
+    """To stderr, while the terminal is not the interface's."""
+    print(f"smartfallback-console: {text}", file=sys.stderr)  # noqa: T201 - the one place that prints
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,19 +89,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _factory(options: argparse.Namespace) -> SystemFactory | None:
     """What to run; None after the mistakes of a configuration were reported."""
-    config = options.config
-    if config is None and not options.demo:
-        found = config_folder() / "config.toml"
-        config = found if found.is_file() else None
+    from smartfallback import ConfigError, load_config, locate_config
+
+    config = None if options.demo else locate_config(options.config)
     if config is None:
         return _demo
-
-    from smartfallback import ConfigError, load_config
-
     try:
         loaded = load_config(config)
     except (ConfigError, OSError) as error:
-        print(f"smartfallback-console: {error}", file=sys.stderr)  # noqa: T201 - before the interface starts
+        _say(str(error))
         return None
 
     def configured() -> AbstractAsyncContextManager[System]:
@@ -92,7 +109,7 @@ def _factory(options: argparse.Namespace) -> SystemFactory | None:
 
 
 def _demo() -> AbstractAsyncContextManager[System]:
-    from smartfallback.simulation.demo import demo
+    from smartfallback import demo
 
     return demo()
 
@@ -115,6 +132,7 @@ def _end_with_the_terminal(app: ConsoleApp) -> None:
     """A lost terminal or a request to end leaves in order: the core is stopped, its children too."""
 
     def leave(_number: int, _frame: object) -> None:
+        app.leaving = True
         app.call_later(app.exit)
 
     for name in ("SIGHUP", "SIGTERM"):

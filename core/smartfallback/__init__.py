@@ -84,7 +84,7 @@ from smartfallback.model.requests import (
     Role,
     Usage,
 )
-from smartfallback.model.secrets import Secret
+from smartfallback.model.secrets import Secret, redact
 from smartfallback.model.snapshot import (
     AccountView,
     ChainView,
@@ -244,4 +244,5 @@ __all__ = [
     "demo",
     "load_config",
     "locate_config",
+    "redact",
 ]
