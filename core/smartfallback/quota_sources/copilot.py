@@ -19,7 +19,7 @@ from smartfallback.quota_sources.http_source import address, get_json, key_of
 BASE: Final = "https://api.github.com"
 PATH: Final = "/copilot_internal/user"
 DEFAULT_TTL_S: Final = 600.0
-TOOL_S: Final = 3.0
+TOOL_S: Final = 3.5
 """How long the tool may take where the endpoint can be asked instead; the rest of the limit is for that."""
 
 

@@ -3,6 +3,7 @@
 ``copilot -p`` has no machine-readable quota, but ``copilot --headless --stdio`` serves JSON-RPC 2.0 in
 Content-Length frames, as GitHub's SDK uses it (https://github.com/github/copilot-sdk): ``connect`` (older
 versions: ``ping``), ``auth.getStatus``, ``account.getQuota``. No session is made and no model is asked.
+Tried with version 1.0.102, as far as one gets without a login.
 """
 
 from __future__ import annotations
