@@ -42,7 +42,9 @@ _QUOTA: Final = re.compile(
     r"\b(?:premium requests|AI credits)\b|premium request (?:allowance|limit)",
     re.IGNORECASE,
 )
-_RATE: Final = re.compile(r"rate[ _-]?limit|too many requests", re.IGNORECASE)
+_RATE: Final = re.compile(
+    r"rate[ _-]?limit|too many requests|(?:daily|weekly|monthly|usage) limit", re.IGNORECASE
+)
 _NO_MODEL: Final = re.compile(
     r"model_not_supported|no_available_model|model\b[^\n]{0,80}\b(?:is not (?:available|supported)|not found)"
     r"|requested model",
@@ -224,9 +226,7 @@ def _status_of(words: str) -> int | None:
 
 def _code_of(words: str) -> str:
     found = _CODE.search(words) or _KNOWN_CODE.search(words)
-    if found:
-        return found.group(1).lower()
-    return "content_filter" if _FILTERED.search(words) else ""
+    return found.group(1).lower() if found else ""
 
 
 def _stated_reset(words: str) -> float | None:

@@ -11,7 +11,14 @@ MAX_OUTPUT_BYTES: Final = 8 * 1024 * 1024
 _FAILURE_MARKS: Final = ("✗", "✘", "The model returned no content")
 """What no answer opens with, also when the command ends as if all were well."""
 
-_COMPLAINTS: Final = (*_FAILURE_MARKS, "Error:", "Execution failed", "Model call failed", "Failed to load")
+_COMPLAINTS: Final = (
+    *_FAILURE_MARKS,
+    "Error:",
+    "Execution failed",
+    "Model call failed",
+    "Failed to get",
+    "Failed to load",
+)
 """How the tool's own complaints open, which some of its versions print where answers go."""
 
 _NO_TEXT: Final = re.compile(r"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
