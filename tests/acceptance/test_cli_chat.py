@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from support.command import COMMAND, environment, run
+from support.command import COMMAND, contents, environment, run
 from support.http_servers import Handler, always, http_server, sse_bytes, streams
 
 KEY = "ch4t-k3y-0123456789"
@@ -117,7 +117,9 @@ async def test_when_all_fail_every_attempt_is_named(tmp_path: Path) -> None:
     async with servers(OVERLOADED, refused) as [first, second]:
         config = written(tmp_path, first.url, second.url)
         done = await chat(tmp_path, config)
-        as_json = await chat(tmp_path, config, "--json")
+        unused = tmp_path / "another home"
+        unused.mkdir()
+        as_json = await chat(unused, config, "--json")
     assert (done.returncode, done.stdout) == (1, "")
     assert "No answer: " in done.stderr
     tried = done.stderr.split("Tried:\n")[1]
@@ -128,6 +130,28 @@ async def test_when_all_fail_every_attempt_is_named(tmp_path: Path) -> None:
     assert (answer["ok"], answer["text"], answer["account"]) == (False, "", None)
     assert {attempt["account"] for attempt in answer["attempts"]} == {"acc-1", "acc-2"}
     assert answer["error"]["category"] in {"authentication", "transient_error"}
+
+
+async def test_a_refused_key_is_remembered_by_the_next_call_and_the_file_holds_no_key(tmp_path: Path) -> None:
+    refused = always(401, {"error": {"message": f"Incorrect API key provided: {KEY}"}})
+    async with servers(refused, streams(WHOLE)) as [first, second]:
+        config = written(tmp_path, first.url, second.url)
+        done = [await chat(tmp_path, config) for _ in range(2)]
+        assert len(first.seen) == 1
+        assert len(second.seen) == 2
+    assert [call.returncode for call in done] == [0, 0]
+    (saved,) = [data for name, data in contents(tmp_path).items() if name.endswith("state.db")]
+    assert b"authentication 401" in saved
+    assert KEY.encode() not in saved
+
+
+async def test_a_state_directory_that_can_not_be_made_is_told_and_the_answer_comes(tmp_path: Path) -> None:
+    (tmp_path / ".local").write_text("not a directory")
+    async with servers(streams(WHOLE), streams(WHOLE)) as [first, second]:
+        done = await chat(tmp_path, written(tmp_path, first.url, second.url))
+    assert (done.returncode, done.stdout) == (0, "Blue light scatters most.\n")
+    assert done.stderr.count("state is kept in memory only") == 1
+    assert "Traceback" not in done.stderr
 
 
 async def test_an_answer_that_breaks_off_keeps_what_came_and_fails(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ FLUSH_INTERVAL_S: Final = 0.8
 LOAD_WAIT_S: Final = 3.0
 """How long the start waits for what was saved."""
 CLOSE_WAIT_S: Final = 2.0
-ATTENTION_KEPT_S: Final = 86_400.0
-"""After a day an account whose credentials were refused is tried again at a restart, by one request."""
+ATTENTION_KEPT_S: Final = 3_600.0
+"""Older refusals of credentials are tried again at a restart: what was wrong may be mended elsewhere."""
 _AT_ONCE: Final = 100
 """Accounts read in one turn of the loop."""
 _CLOCK_STEP_S: Final = 0.25

@@ -168,7 +168,10 @@ class LedgerWindow:
             unit=self.spec.unit,
             used=self.used,
             label=self.label,
-            started_at=self.started_at,
+            # Of a window that a source told of, only the end may be known.
+            started_at=max(self.started_at, self.ends_at - self.rule.span_s)
+            if self.rule.slides
+            else self.started_at,
             ends_at=self.ends_at,
             changed_at=self.changed_at,
             read_at=self.read_at,

@@ -237,7 +237,11 @@ class SqliteStateStore:
     def _write(self, connection: sqlite3.Connection) -> bool:
         now = self._clock.time()
         for key, mine in self._unsaved.items():
-            document = self._merged_document(connection, key, mine)
+            try:
+                document = self._merged_document(connection, key, mine)
+            except ValueError as error:  # it would keep all others from being saved
+                self._notices.append(f"{self.path}: what changed of {key[1]} can't be saved ({error}).")
+                continue
             connection.execute(
                 "INSERT INTO state VALUES (?, ?, ?, ?) ON CONFLICT (kind, name) "
                 "DO UPDATE SET seen_at = excluded.seen_at, document = excluded.document",
