@@ -44,7 +44,7 @@ LOCAL: Final = "local"
 GEMINI_API: Final = "gemini"
 GEMINI_MODEL: Final = "gemini-2.5-flash"
 COPILOT_MODEL: Final = "gpt-4.1"
-OPENCODE_MODEL: Final = "qwen3-coder"
+OPENCODE_MODEL: Final = "opencode/qwen3-coder"
 
 DEMO_MODEL_NOTICE: Final = (
     "*Answered by the built-in demo model: its text is nonsense until `model_path` names a model of yours.*"
@@ -138,7 +138,7 @@ def demo_upstreams() -> tuple[Upstream, ...]:
         ),
         Upstream(
             OPENCODE,
-            DialectName.OPENAI,
+            DialectName.OPENCODE,
             (
                 UpstreamAccount(
                     "oc-1",
@@ -185,7 +185,7 @@ def demo_spec(lab: Lab, model_path: Path | None = None, *, demo_model: Path | No
         ),
         PoolSpec(
             OPENCODE,
-            ProviderKind.OPENAI,
+            ProviderKind.OPENCODE,
             OPENCODE,
             _accounts(upstreams[OPENCODE]),
             model=OPENCODE_MODEL,
