@@ -9,6 +9,7 @@ from smartfallback.engine.planner import Grant
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.watch import Watch
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
+from smartfallback.model.quota import WindowReading
 from smartfallback.model.requests import Usage
 from smartfallback.providers.base import Call, Chunk
 
@@ -37,6 +38,7 @@ class Attempt:
         self.text_received = False
         self.characters = 0
         self.usage: Usage | None = None
+        self.limits: tuple[WindowReading, ...] = ()
         self._call = call
         self._deadline = deadline
         self._has_alternative = has_alternative
@@ -131,6 +133,7 @@ class Attempt:
             raise ProviderError(failure) from None
         self.characters += len(chunk.text)
         self.usage = chunk.usage or self.usage
+        self.limits = chunk.limits or self.limits
         return chunk
 
     @property

@@ -97,6 +97,9 @@ class Observer:
             failures=account.failures,
             tokens=account.tokens,
             skip=skip,
+            quota_source="" if account.reading is None else account.reading.source,
+            quota_note="" if account.reading is None else account.reading.note,
+            limits=account.limits,
         )
         account.view = view
         return view

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.placement import Placement
+from smartfallback.engine.quota_desk import QuotaDesk
 from smartfallback.engine.roster import AccountRuntime, Roster
 from smartfallback.engine.settlement import Settlement
 from smartfallback.model.circuits import CircuitScope, CircuitTarget
@@ -14,11 +15,13 @@ from smartfallback.model.commands import (
     CloseCircuit,
     Command,
     CommandResult,
+    CorrectQuota,
     Disable,
     Drain,
     Enable,
     ForceFailover,
     OpenCircuit,
+    RefreshQuota,
     ResetCircuit,
     Resume,
     SetStrategy,
@@ -26,6 +29,9 @@ from smartfallback.model.commands import (
 from smartfallback.model.decisions import AdminState
 from smartfallback.model.events import Actor, StrategyChanged
 from smartfallback.policy.circuit import Circuit
+
+_MOST_PERCENT = 1_000.0
+"""Overage is real, but a thousand percent is a slip of the keyboard."""
 
 
 class Refused(Exception):
@@ -36,8 +42,15 @@ class Operator:
     """One method a command; :meth:`execute` picks it."""
 
     def __init__(
-        self, roster: Roster, placement: Placement, settlement: Settlement, clock: Clock, bus: Bus
+        self,
+        roster: Roster,
+        placement: Placement,
+        settlement: Settlement,
+        clock: Clock,
+        bus: Bus,
+        quota: QuotaDesk,
     ) -> None:
+        self._quota = quota
         self._roster = roster
         self._placement = placement
         self._settlement = settlement
@@ -72,6 +85,10 @@ class Operator:
                 return self._reset(command)
             case SetStrategy():
                 return self._set_strategy(command)
+            case RefreshQuota(account=name):
+                return self._refresh_quota(self._account(name))
+            case CorrectQuota():
+                return self._correct_quota(command)
 
     def _account(self, name: str) -> AccountRuntime:
         account = self._roster.accounts.get(name)
@@ -181,6 +198,25 @@ class Operator:
             StrategyChanged(bus.next_seq(), self._clock.time(), pool.name, old.value, command.strategy.value)
         )
         return f"pool {pool.name} selects by {command.strategy.value}"
+
+    def _refresh_quota(self, account: AccountRuntime) -> str:
+        if not self._quota.refresh(account.id):
+            raise Refused(f"{account.id} has no quota source to ask; its quota is the own count")
+        return f"asking for the quota of {account.id}"
+
+    def _correct_quota(self, command: CorrectQuota) -> str:
+        account = self._account(command.account)
+        view = account.ledger.view(self._clock.time())
+        window = view.binding if command.window is None else command.window
+        if command.window is None and window is None and view.windows:
+            window = 0
+        if window is None or not 0 <= window < len(view.windows):
+            raise Refused(f"{account.id} has {len(view.windows)} quota windows; there is none to correct")
+        if not 0 <= command.percent_used <= _MOST_PERCENT:
+            raise Refused(f"percent used must be from 0 to {_MOST_PERCENT:g}, not {command.percent_used:g}")
+        shown = view.windows[window]
+        self._quota.correct(account, window, shown.limit * command.percent_used / 100.0)
+        return f"the {shown.kind.value} quota of {account.id} is set to {command.percent_used:g} % used"
 
 
 def _for(duration_s: float | None) -> str:

@@ -17,6 +17,7 @@ from smartfallback.engine.operator import Operator
 from smartfallback.engine.persistence import Persistence
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import Planner
+from smartfallback.engine.quota_desk import QuotaDesk, SourceFactory, without_sources
 from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
 from smartfallback.engine.run import Run, Services
@@ -31,6 +32,7 @@ from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
+from smartfallback.quota_sources.refresher import Watch
 from smartfallback.state.base import StateStore
 
 ProviderFactory = Callable[[PoolSpec, Clock], Provider]
@@ -49,6 +51,8 @@ class Orchestrator:
         clock: The time; the machine's by default.
         rng: Randomness for selection, jitter and back-off.
         provider_factory: Makes a pool's adapter; the built-in ones by default.
+        source_factory: Finds the quota sources of a pool's accounts; the built-in ones by default,
+            none when ``provider_factory`` is given.
         store: Keeps state over a restart; this orchestrator closes it. Without one nothing is kept.
     """
 
@@ -59,6 +63,7 @@ class Orchestrator:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         provider_factory: ProviderFactory | None = None,
+        source_factory: SourceFactory | None = None,
         store: StateStore | None = None,
     ) -> None:
         self.spec = spec
@@ -96,8 +101,14 @@ class Orchestrator:
             rng=rng,
             budget=RetryBudget(),
             capacity=capacity,
+            learn=lambda account, limits: self._quota.learn(account, limits),
         )
-        self._operator = Operator(self._roster, self._placement, settlement, self._clock, self._bus)
+        if source_factory is None:
+            source_factory = _built_in_sources if provider_factory is None else without_sources
+        self._quota = QuotaDesk(self._roster, self._placement, self._clock, self._bus, rng, source_factory)
+        self._operator = Operator(
+            self._roster, self._placement, settlement, self._clock, self._bus, self._quota
+        )
         self._meters = Meters(
             {pool.name: _pool_accounts(pool) for pool in self._roster.pools.values()},
             self._clock,
@@ -125,6 +136,7 @@ class Orchestrator:
         if self._persistence is not None:
             await self._persistence.start()
             self._maintenance.check(self._clock.monotonic())
+        await self._quota.start()
         self._maintenance_task = asyncio.create_task(
             self._maintenance.run(), name="smartfallback-maintenance"
         )
@@ -142,6 +154,7 @@ class Orchestrator:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        await self._quota.aclose()
         await asyncio.gather(
             *(pool.adapter.aclose() for pool in self._roster.pools.values()), return_exceptions=True
         )
@@ -236,6 +249,12 @@ class Orchestrator:
                 self._bus.next_seq(), at, change.target, change.old, change.new, change.cause, actor, until
             )
         )
+
+
+def _built_in_sources(pool: PoolSpec, clock: Clock) -> Mapping[str, Watch]:
+    from smartfallback.quota_sources.registry import sources_for
+
+    return sources_for(pool, clock)
 
 
 def _built_in_provider(pool: PoolSpec, clock: Clock) -> Provider:

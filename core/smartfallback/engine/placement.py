@@ -74,9 +74,10 @@ class Placement:
                 saturated.discard(slot)
             if account.comeback is not None:
                 pool.ramping.discard(slot)
-            if percent is not None and percent >= pool.spec.thresholds.soft_limit:
+            used = ledger.used_percent(wall)
+            if used is not None and used > pool.spec.thresholds.soft_limit:
                 skip = self._skip(
-                    account, SkipReason.SOFT_LIMIT, f"{percent:.1f} % used", ledger.next_change_at(wall)
+                    account, SkipReason.SOFT_LIMIT, f"{used:.1f} % used", ledger.next_change_at(wall)
                 )
                 pool.normal.discard(slot)
                 pool.reserve.put(slot, percent, account.last_used)

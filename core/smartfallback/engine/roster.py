@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from smartfallback.model.circuits import CircuitScope, CircuitSettings, CircuitTarget
 from smartfallback.model.decisions import AdminState, Skip
-from smartfallback.model.quota import QuotaStatus
+from smartfallback.model.quota import QuotaReading, QuotaStatus, WindowReading
 from smartfallback.model.snapshot import AccountView
 from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, ProviderKind, ReserveRule, SystemSpec
 from smartfallback.policy.circuit import Circuit, CircuitChange
@@ -56,10 +56,12 @@ class AccountRuntime:
         "last_used_at",
         "ledger",
         "limit",
+        "limits",
         "model_blocks",
         "model_circuits",
         "parked",
         "pool",
+        "reading",
         "requests",
         "slot",
         "spec",
@@ -79,6 +81,10 @@ class AccountRuntime:
         self.limit = spec.max_concurrency
         self.circuit = circuit
         self.ledger = AccountLedger(spec.quota, pool.spec.thresholds, now=now_at)
+        self.limits: tuple[WindowReading, ...] = ()
+        """What the rate-limit headers of the last answer said."""
+        self.reading: QuotaReading | None = None
+        """What the account's quota source said last."""
         self.model_circuits: dict[str, Circuit] = {}
         self.model_blocks: dict[str, Block] = {}
         self.admin = AdminState.ACTIVE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 from smartfallback.clock import Clock
@@ -15,7 +15,7 @@ from smartfallback.engine.capacity import Capacity
 from smartfallback.engine.degradation import degradations, trimmed
 from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant, Planner, Walk
 from smartfallback.engine.refusals import DEADLINE_PASSED, nobody_can_serve
-from smartfallback.engine.roster import Chain
+from smartfallback.engine.roster import AccountRuntime, Chain
 from smartfallback.engine.settlement import Settlement
 from smartfallback.model.decisions import SkipReason
 from smartfallback.model.events import (
@@ -34,6 +34,7 @@ from smartfallback.model.outcomes import (
     ProviderError,
     RequestError,
 )
+from smartfallback.model.quota import WindowReading
 from smartfallback.model.requests import Degradation, Reply, Request, Usage
 from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
 from smartfallback.policy.retry_budget import RetryBudget
@@ -51,6 +52,7 @@ class Services:
     rng: random.Random
     budget: RetryBudget
     capacity: Capacity
+    learn: Callable[[AccountRuntime, Sequence[WindowReading]], None]
 
 
 class Run:
@@ -311,6 +313,8 @@ class Run:
     def _close_attempt(self) -> Attempt:
         attempt = self._current()
         self._attempt = None
+        if attempt.limits:
+            self._services.learn(attempt.grant.account, attempt.limits)
         attempt.grant.account.attempts.discard(attempt)
         return attempt
 

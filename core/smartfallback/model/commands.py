@@ -86,6 +86,25 @@ class SetStrategy:
     hybrid: HybridSettings | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RefreshQuota:
+    """Ask the account's quota source now, in the background."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectQuota:
+    """Set what is used of a quota window by hand, in percent of its limit.
+
+    ``window`` counts from 0; None is the window that binds.
+    """
+
+    account: str
+    percent_used: float
+    window: int | None = None
+
+
 Command = (
     Drain
     | Resume
@@ -96,6 +115,8 @@ Command = (
     | CloseCircuit
     | ResetCircuit
     | SetStrategy
+    | RefreshQuota
+    | CorrectQuota
 )
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState, Decision
 from smartfallback.model.outcomes import AttemptRecord, Failure, NextStep
-from smartfallback.model.quota import QuotaStatus
+from smartfallback.model.quota import QuotaStatus, TruthLabel
 from smartfallback.model.requests import Degradation, Origin, Reply
 
 
@@ -208,6 +208,27 @@ class AccountResumed(Event):
     """An account that was out takes as many requests as any other again."""
 
     account: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaHeard(Event):
+    """A quota is known in another way than before: its source answers, fails, or answers again."""
+
+    account: str
+    source: str
+    label: TruthLabel
+    percent_used: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaCorrected(Event):
+    """An operator set what is used of a quota window, in its unit."""
+
+    account: str
+    window: str
+    used_before: float
+    used: float
 
 
 @dataclass(frozen=True, slots=True)

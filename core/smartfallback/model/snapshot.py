@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState, Skip
-from smartfallback.model.quota import QuotaStatus, QuotaUnit, TruthLabel, WindowKind
+from smartfallback.model.quota import QuotaStatus, QuotaUnit, TruthLabel, WindowKind, WindowReading
 from smartfallback.model.specs import ProviderKind, Strategy
 
 
@@ -110,6 +110,12 @@ class AccountView:
     failures: int
     tokens: int
     skip: Skip | None
+    quota_source: str = ""
+    """Who is asked for the quota, in words; empty for accounts on the own count."""
+    quota_note: str = ""
+    """What the operator should know of the last reading, such as why it is an estimate."""
+    limits: tuple[WindowReading, ...] = ()
+    """What the rate-limit headers of the last answer said; never binding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ from smartfallback.policy.ledger_window import (
 from smartfallback.policy.quota_merge import Tracked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from smartfallback.model.quota import QuotaEstimate, QuotaThresholds
+    from smartfallback.model.quota import QuotaEstimate, QuotaThresholds, WindowKind
     from smartfallback.model.state import WindowState
 
 __all__ = ["WALL_FALLBACK_S", "AccountLedger", "OwnUse", "Reservation", "Rolled"]
@@ -45,6 +45,7 @@ WALL_FALLBACK_S: Final = 3600.0
 
 # Members of an enum cost ten times a global's look-up, and these are read for each request.
 _UNKNOWN: Final = TruthLabel.UNKNOWN
+_ESTIMATED: Final = TruthLabel.ESTIMATED
 _EXHAUSTED: Final = QuotaStatus.EXHAUSTED
 
 
@@ -362,6 +363,32 @@ class AccountLedger:
         self.set_end(len(kept), ends_at, now)
         self._waiting = any(other.closed for other in self._windows)
         return len(kept)
+
+    def drop_assumed(self, reported: Collection[WindowKind], now: float) -> bool:
+        """Give up windows that were only assumed, now that the source reports others.
+
+        Args:
+            reported: The kinds of window that the source reports; an assumed one of such a kind stays
+                to take up the reported figure.
+            now: Epoch seconds.
+
+        Returns:
+            Whether there were any.
+        """
+        self._apply(now)
+        kept = tuple(
+            window
+            for window in self._windows
+            if not (window.adopted and window.label is _ESTIMATED and window.spec.kind not in reported)
+        )
+        if len(kept) == len(self._windows):
+            return False
+        self._windows = kept
+        self._trial = tuple(other for other in self._trial if other in kept)
+        self._waiting = any(window.closed for window in kept)
+        self._reschedule()
+        self._dirty = True
+        return True
 
     def set_end(self, window_index: int, ends_at: float | None, now: float) -> None:
         """A source says when a sliding window begins anew; calendar windows keep their own rule.

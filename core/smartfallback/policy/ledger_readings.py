@@ -37,6 +37,9 @@ def apply_reading(
         if spec is not None:
             ledger.adopt(spec, now, ends_at=window.resets_at)
             changed = True
+    reported = {window.kind for window in reading.windows if window.kind and window.percent is not None}
+    if reading.label is TruthLabel.REPORTED and reported:
+        changed |= ledger.drop_assumed(reported, now)
     for index, tracked in enumerate(ledger.tracked(now, since)):
         merged = merge(tracked, reading)
         if merged is None:
