@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from smartfallback import (
+    AccountResumed,
     AdminChanged,
     AttemptDiverted,
     AttemptFailed,
@@ -24,9 +25,12 @@ from smartfallback import (
     RequestFailed,
     RequestFinished,
     RequestRouted,
+    ResetOverdue,
+    ResetValidated,
     StateNotice,
     StrategyChanged,
 )
+from smartfallback_console.formatting import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -149,6 +153,29 @@ class RoutingLog:
             del self.entries[:excess]
         return changed
 
+    def history(self, account: str, provider: str, limit: int) -> list[tuple[float, Severity, str]]:
+        """What happened to an account, newest first: changes of state and failed attempts.
+
+        Args:
+            account: Its id.
+            provider: The id of its provider, whose changes concern it too.
+            limit: At most so many.
+        """
+        found: list[tuple[float, Severity, str]] = []
+        for entry in reversed(self.entries):
+            if len(found) >= limit:
+                break
+            if isinstance(entry, NoteEntry):
+                if entry.subject == account or entry.subject.startswith(f"{account}/"):
+                    found.append((entry.at, entry.severity, entry.text))
+                elif entry.subject == provider:
+                    found.append((entry.at, entry.severity, f"{provider}: {entry.text}"))
+                continue
+            for hop in reversed(entry.hops):
+                if hop.account == account and hop.failure is not None:
+                    found.append((entry.at, Severity.WARNING, f"attempt failed: {hop.failure}"))
+        return found[:limit]
+
     def _apply(self, event: Event) -> bool:
         match event:
             case RequestRouted():
@@ -236,7 +263,7 @@ def describe(event: Event) -> NoteEntry | None:
             text += f": {event.reason}" if event.reason else ""
         case CooldownStarted():
             subject = event.account
-            text = f"rests {max(0.0, event.until - event.at):.0f} s"
+            text = f"rests {duration(event.until - event.at)}"
             text += f" on {event.model}" if event.model else ""
             text += f": {event.reason}" if event.reason else ""
             severity = Severity.WARNING
@@ -248,6 +275,16 @@ def describe(event: Event) -> NoteEntry | None:
             severity = Severity.GOOD if good else Severity.WARNING
         case QuotaReset():
             subject, text, severity = event.account, f"quota of the {event.window} began anew", Severity.GOOD
+        case ResetOverdue():
+            subject, severity = event.account, Severity.WARNING
+            left = max(0.0, event.retry_at - event.at)
+            text = f"quota should have begun anew and has not; try {event.tries + 1} in {duration(left)}"
+            text += f": {event.detail}" if event.detail else ""
+        case ResetValidated():
+            subject, severity = event.account, Severity.GOOD
+            text = f"has its quota back ({event.by}); its share of requests climbs step by step"
+        case AccountResumed():
+            subject, text, severity = event.account, "takes its full share of requests again", Severity.GOOD
         case StrategyChanged():
             subject, text = event.pool, f"strategy {event.old} → {event.new}"
         case AttentionRaised():

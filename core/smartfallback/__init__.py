@@ -36,6 +36,7 @@ from smartfallback.model.commands import (
 from smartfallback.model.decisions import AdminState, Decision, Rule, ScoreTerms, Skip, SkipReason, Tier
 from smartfallback.model.events import (
     AccountResumed,
+    AccountResumed,
     Actor,
     AdminChanged,
     AttemptDiverted,
@@ -149,6 +150,7 @@ def __getattr__(name: str) -> Any:  # what it returns is declared by the imports
 
 
 __all__ = [
+    "AccountResumed",
     "AccountResumed",
     "AccountSpec",
     "AccountView",

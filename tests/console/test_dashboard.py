@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
 
 import pytest
 
-from smartfallback.model.events import AttentionRaised, DegradedModeChanged
+from smartfallback.model.decisions import Skip
+from smartfallback.model.events import AttentionRaised, CooldownStarted, DegradedModeChanged, Event
 from smartfallback_console.bridge import SourceState
 from smartfallback_console.dialogs.details import DetailsDialog
 from smartfallback_console.feed import Feed
@@ -65,10 +68,111 @@ async def test_enter_on_a_request_shows_every_score_and_skip(console: Opener) ->
             assert word in text
         assert "ag-4: above the hard limit (97.1 % of week)" in text
         await running.press("escape")
-        await running.press("1", "enter")
-        assert "Quota" in running.screen_text()
-        await running.press("escape", "home", "enter")
+        await running.press("1", "home", "enter")
         assert "Provider circuit" in running.screen_text()
+
+
+async def test_enter_on_an_account_tells_how_it_stands_and_goes_on_telling(console: Opener) -> None:
+    async with console() as running:
+        running.dashboard.query_one(AccountsTable).select_account("ag-2")
+        await running.press("enter")
+        text = running.screen_text()
+        for words in (
+            "● ready",
+            "1 of 8",
+            "38.7% used",
+            "1.9M of 5.0M tokens, 75k held",
+            "measured: counted here, 3s ago · resets in 5d 11h",
+            "runs out in 2d 04h (between 1d 12h and 3d 12h) · 61k tokens an hour",
+            "0 failures in 212 calls, 99.2% success",
+            "nothing but answers",
+        ):
+            assert words in text
+        running.source.move(
+            60.0, CooldownStarted(700, console_data.NOW, "ag-2", None, console_data.NOW + 90, "429")
+        )
+        await running.look()
+        text = running.screen_text()
+        assert "1m ago · resets in 5d 10h" in text
+        assert "rests 1m 30s: 429" in text
+        await running.press("escape")
+        running.dashboard.query_one(AccountsTable).select_account("ag-6")
+        await running.press("enter")
+        text = running.screen_text()
+        assert "account circuit: 3 failures in 300 s · ends in 43s" in text
+        assert "not known yet" in text
+        assert "circuit closed → open" in text
+        await running.press("escape")
+        running.dashboard.query_one(AccountsTable).select_account("opencode")
+        await running.press("enter")
+        text = running.screen_text()
+        assert "unknown: nobody has said" in text
+        assert "0.0%" not in text
+        assert "100%" not in text
+
+
+async def test_the_forecast_has_a_column_or_stands_beside_the_state(console: Opener) -> None:
+    async with console(size=(200, 60)) as running:
+        assert "out 2d 04h" in running.screen_text()
+        assert "lasts" in running.screen_text()
+        await running.pilot.resize_terminal(120, 40)
+        await running.look()
+        assert "ready · out in 2d" in running.screen_text()
+
+
+async def test_the_share_of_limits_is_the_headline_of_fairness(console: Opener) -> None:
+    async with console() as running:
+        text = running.screen_text()
+        assert "Gini 0.04  3/8 usable" in text
+        assert "Gini 0.40 uneven  2/2 usable" in text
+        assert "antigravity 0.04 even" in text
+        assert "last hour: req 0.13 tok 0.14" in text
+
+
+class Newer(StrEnum):
+    """A word of a core that knows more than this console."""
+
+    WORD = "brand new"
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent(Event):
+    account: str
+
+
+async def test_words_and_events_of_a_newer_core_are_shown_or_passed_over(console: Opener) -> None:
+    base = console_data.snapshot()
+    word: Any = Newer.WORD
+    first = base.pools[0].accounts[0]
+    bound = first.quota.bound
+    assert bound is not None
+    strange = replace(
+        first,
+        admin=word,
+        skip=Skip("ag-1", "antigravity", word, "odd"),
+        circuit=replace(first.circuit, state=word),
+        quota=replace(first.quota, status=word, windows=(replace(bound, kind=word, unit=word, label=word),)),
+    )
+    plain = replace(first, id="ag-0", quota=strange.quota, skip=None)
+    pool = replace(
+        base.pools[0],
+        strategy=word,
+        accounts=(plain, strange, *base.pools[0].accounts[1:]),
+        provider_circuit=replace(base.pools[0].provider_circuit, state=word),
+    )
+    source = ScriptedSource(replace(base, pools=(pool, *base.pools[1:])))
+    source.pending = (NewEvent(9_000, console_data.NOW, "ag-1"), *source.pending)
+    async with console(source) as running:
+        for size in ((80, 24), (200, 60)):
+            await running.pilot.resize_terminal(*size)
+            await running.look()
+            assert "brand new" in running.screen_text()
+            running.dashboard.query_one(AccountsTable).select_account("ag-1")
+            await running.press("enter")
+            assert "brand new: odd" in running.screen_text()
+            await running.press("escape")
+        await running.press("home", "enter", "escape", "s")
+        assert "hybrid" in running.screen_text()
 
 
 async def test_the_feed_follows_only_while_the_reader_is_at_the_end(console: Opener) -> None:

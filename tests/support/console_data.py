@@ -28,6 +28,7 @@ from smartfallback.model.snapshot import (
     ChainView,
     CircuitView,
     FairnessView,
+    ForecastView,
     LatencyView,
     PoolView,
     QuotaView,
@@ -83,6 +84,13 @@ def window(
     )
 
 
+def forecast(runs_out_in: float | None, *, lasts: bool | None) -> ForecastView | None:
+    if runs_out_in is None:
+        return None if lasts is None else ForecastView(0, 4_100.0, None, None, None, lasts)
+    at = NOW + runs_out_in
+    return ForecastView(0, 61_000.0, at, NOW + runs_out_in * 0.7, NOW + runs_out_in * 1.6, lasts=False)
+
+
 def account(
     name: str,
     quota: WindowView | None,
@@ -101,6 +109,8 @@ def account(
     failures: int = 2,
     skip: tuple[SkipReason, str] | None = None,
     skip_until: float | None = None,
+    runs_out_in: float | None = None,
+    lasts: bool | None = None,
 ) -> AccountView:
     return AccountView(
         name,
@@ -115,6 +125,7 @@ def account(
             () if quota is None else (quota,),
             None if quota is None else 0,
             QuotaThresholds().status(quota.percent if quota else None),
+            forecast=forecast(runs_out_in, lasts=lasts),
         ),
         circuit_view or circuit(name),
         (),
@@ -132,8 +143,8 @@ def account(
 
 def antigravity_accounts() -> tuple[AccountView, ...]:
     return (
-        account("ag-1", window(41.2, held=3.0), in_flight=2, used_ago=1),
-        account("ag-2", window(38.7, held=1.5), in_flight=1, used_ago=2, requests=407),
+        account("ag-1", window(41.2, held=3.0), in_flight=2, used_ago=1, lasts=True),
+        account("ag-2", window(38.7, held=1.5), in_flight=1, used_ago=2, requests=407, runs_out_in=2.2 * DAY),
         account(
             "ag-3",
             window(84.6, label=TruthLabel.REPORTED, read_ago=190),
@@ -204,7 +215,7 @@ def pools() -> tuple[PoolView, ...]:
             Strategy.HYBRID,
             antigravity_accounts(),
             circuit("gemini", scope=CircuitScope.PROVIDER),
-            FairnessView(0.031, 0.042, 0.038, alarm=False),
+            FairnessView(0.131, 0.142, 0.038, alarm=False),
             "",
         ),
         PoolView(
@@ -309,8 +320,8 @@ def snapshot(*, at: float = NOW, version: int = 1, degraded: str = "", simulated
             tuple(float(v) for v in (0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0) * 3),
         ),
         (
-            ("antigravity", (0.09, 0.08, 0.06, 0.05, 0.05, 0.04, 0.04, 0.035, 0.03, 0.03, 0.031)),
-            ("copilot", (0.0, 0.1, 0.2, 0.28, 0.3, 0.31, 0.33, 0.335)),
+            ("antigravity", (0.09, 0.08, 0.06, 0.05, 0.05, 0.04, 0.04, 0.035, 0.04, 0.04, 0.038)),
+            ("copilot", (0.0, 0.1, 0.2, 0.28, 0.3, 0.33, 0.38, 0.402)),
         ),
     )
 

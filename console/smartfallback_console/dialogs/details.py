@@ -1,7 +1,8 @@
-"""The full story of a request, an account or a pool."""
+"""A dialog of styled lines, and with it the full story of a request."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -10,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from smartfallback_console.formatting import clean, clock_time, count, duration, fit, latency, percent
+from smartfallback_console.formatting import clean, clock_time, duration, fit, latency
 from smartfallback_console.routing import NoteEntry, Outcome, RequestEntry
 
 if TYPE_CHECKING:
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
 
-    from smartfallback import AccountView, CircuitView, Decision, PoolView
+    from smartfallback import Decision
     from smartfallback_console.routing import Entry, Hop
 
 Piece = tuple[str, str]
 """Text and its style."""
+
+Latest = Callable[[], list[list[Piece]] | None]
+"""The lines as they would be now; None when what they tell of is gone."""
 
 DIM = "$foreground 65%"
 
@@ -48,23 +52,33 @@ class DetailsDialog(ModalScreen[None]):
     }
     """
 
-    def __init__(self, title: str, lines: list[list[Piece]]) -> None:
+    def __init__(self, title: str, lines: list[list[Piece]], *, latest: Latest | None = None) -> None:
         super().__init__()
         self._title = title
         self._lines = lines
+        self._latest = latest
 
     def compose(self) -> ComposeResult:
         """One text."""
-        content = Content("\n").join(
+        with VerticalScroll() as box:
+            box.border_title = clean(self._title).replace("[", "\\[")
+            box.border_subtitle = "j k scroll · esc closes"
+            yield Static(self._content())
+
+    def _content(self) -> Content:
+        return Content("\n").join(
             [
                 Content.assemble(*((clean(text), style) for text, style in line)) if line else Content("")
                 for line in self._lines
             ]
         )
-        with VerticalScroll() as box:
-            box.border_title = clean(self._title).replace("[", "\\[")
-            box.border_subtitle = "esc closes"
-            yield Static(content)
+
+    def look(self) -> None:
+        """Show how it stands now, if it still exists."""
+        lines = self._latest() if self._latest is not None else None
+        if lines is not None and lines != self._lines:
+            self._lines = lines
+            self.query_one(Static).update(self._content())
 
     def action_scroll(self, step: int) -> None:
         """Scroll by lines."""
@@ -161,69 +175,3 @@ def _decision(decision: Decision) -> Iterator[list[Piece]]:
         yield [("    ✗ ", "$warning"), (str(skip), DIM)]
     if decision.skipped_more:
         yield [(f"      and {decision.skipped_more} more", DIM)]
-
-
-def account_dialog(view: AccountView, now: float) -> DetailsDialog:
-    """Everything that is known of an account."""
-    lines: list[list[Piece]] = [
-        [(view.id, "bold"), (f"  {view.pool} · {view.provider_id} · {view.model}", DIM)],
-        [("ready", "$success")] if view.skip is None else [("skipped: ", "$warning"), (str(view.skip), "")],
-        [("admin state  ", DIM), (view.admin.value, ""), (f"  {view.admin_reason}", DIM)],
-    ]
-    if view.attention:
-        lines.append([("! ", "$error"), (view.attention, "")])
-    if view.cooldown_until is not None:
-        left = duration(view.cooldown_until - now)
-        lines.append([("cooldown     ", DIM), (f"{left} left: {view.cooldown_reason}", "")])
-    busy = f"{view.in_flight} of {view.max_concurrency} running · {view.requests} requests"
-    lines.append(
-        [("traffic      ", DIM), (f"{busy}, {view.failures} failed, {count(view.tokens)} tokens", "")]
-    )
-    lines += [[], [("Quota", "bold $primary"), (f"  {view.quota.status.value}", DIM)]]
-    if not view.quota.windows:
-        lines.append([("  no limit is configured", DIM)])
-    for window in view.quota.windows:
-        binds = window is view.quota.bound
-        age_text = "" if window.read_at is None else f" {duration(now - window.read_at)} ago"
-        reset = "" if window.resets_at is None else f", resets in {duration(window.resets_at - now)}"
-        text = (
-            f"{window.kind.value:<5} {percent(window.percent):>6} used"
-            f"  {count(window.used)} of {count(window.limit)} {window.unit.value}, {count(window.held)} held"
-            f"  {window.label.value}{age_text}{reset}"
-        )
-        lines.append([("  ▸ " if binds else "    ", "$primary"), (text, "")])
-    lines += [[], [("Circuits", "bold $primary")]]
-    lines += [_circuit_line(circuit, now) for circuit in (view.circuit, *view.model_circuits)]
-    return DetailsDialog(f"Account {view.id}", lines)
-
-
-def pool_dialog(view: PoolView, now: float) -> DetailsDialog:
-    """Everything that is known of a pool."""
-    usable = sum(1 for account in view.accounts if account.skip is None)
-    lines: list[list[Piece]] = [
-        [(view.name, "bold"), (f"  {view.provider_id} · {view.model}", DIM)],
-        [("strategy     ", DIM), (view.strategy.value, "")],
-        [("usable       ", DIM), (f"{usable} of {len(view.accounts)}", "")],
-    ]
-    if view.unavailable:
-        lines.append([("! ", "$error"), (view.unavailable, "")])
-    for account in view.accounts:
-        if account.skip is not None:
-            lines.append([("  ✗ ", "$warning"), (str(account.skip), DIM)])
-    lines += [[], [("Provider circuit", "bold $primary")], _circuit_line(view.provider_circuit, now)]
-    return DetailsDialog(f"Pool {view.name}", lines)
-
-
-def _circuit_line(circuit: CircuitView, now: float) -> list[Piece]:
-    state = circuit.state.value.replace("_", "-")
-    tone = {"closed": "$success", "half-open": "$warning"}.get(state, "$error")
-    left = "" if circuit.until is None else f", {duration(circuit.until - now)} left"
-    rate = "" if circuit.success_rate is None else f", {circuit.success_rate * 100:.1f} % success"
-    cause = f": {circuit.cause}" if circuit.cause else ""
-    text = f"  {circuit.failures} failures in {circuit.calls} calls{rate}, {circuit.rejected} rejected"
-    return [
-        (f"  {circuit.target.name}  ", ""),
-        (state + left, tone),
-        (f" for {duration(now - circuit.since)}{cause}", DIM),
-        (text, DIM),
-    ]

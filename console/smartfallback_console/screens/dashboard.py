@@ -14,7 +14,8 @@ from smartfallback import AttentionRaised, DegradedModeChanged
 from smartfallback_console.actions import ACTIONS, Action, Target, available, bindings
 from smartfallback_console.chat.pane import ChatPane
 from smartfallback_console.command_line import complete, names_of
-from smartfallback_console.dialogs.details import account_dialog, entry_dialog, pool_dialog
+from smartfallback_console.dialogs.details import DetailsDialog, entry_dialog
+from smartfallback_console.dialogs.standing import account_lines, pool_lines
 from smartfallback_console.feed import INTERVAL_S, Feed, Tick
 from smartfallback_console.routing import RoutingLog
 from smartfallback_console.screens.operations import Operations, Severity
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
     from smartfallback import Event, Snapshot
     from smartfallback_console.bridge import Source
+    from smartfallback_console.dialogs.details import Piece
+
+HISTORY = 12
+"""Happenings of an account in its details."""
 
 METRICS_EVERY_S = 1.0
 """Charts change slowly to the eye and cost the most to send."""
@@ -142,6 +147,8 @@ class Dashboard(Screen[None]):
             table.show(tick.snapshot)
             self.query_one(PaneArea).account_lines = table.line_count() + 2
             self.rename_keys()
+            if isinstance(self.app.screen, DetailsDialog):
+                self.app.screen.look()
         self._chart()
 
     def _chart(self) -> None:
@@ -233,9 +240,27 @@ class Dashboard(Screen[None]):
     @on(AccountsTable.Inspected)
     def inspect(self, event: AccountsTable.Inspected) -> None:
         """The details of an account or a pool."""
-        now = self.snapshot.at if self.snapshot else time.time()
-        dialog = pool_dialog(event.pool, now) if event.account is None else account_dialog(event.account, now)
-        self.app.push_screen(dialog)
+        pool, account = event.pool.name, event.account.id if event.account else None
+
+        def lines() -> list[list[Piece]] | None:
+            return self._standing(pool, account)
+
+        name = f"Pool {pool}" if account is None else f"Account {account}"
+        self.app.push_screen(DetailsDialog(name, lines() or [], latest=lines))
+
+    def _standing(self, pool_name: str, account_id: str | None) -> list[list[Piece]] | None:
+        """How a pool or one of its accounts stands in what is on the screen."""
+        snapshot = self.snapshot
+        pool = next((view for view in snapshot.pools if view.name == pool_name), None) if snapshot else None
+        if snapshot is None or pool is None:
+            return None
+        if account_id is None:
+            return pool_lines(pool, snapshot.at)
+        account = next((view for view in pool.accounts if view.id == account_id), None)
+        if account is None:
+            return None
+        history = self.routing.history(account.id, account.provider_id, HISTORY)
+        return account_lines(account, pool, snapshot.at, history)
 
     @on(RoutingFeed.Opened)
     def open_entry(self, event: RoutingFeed.Opened) -> None:

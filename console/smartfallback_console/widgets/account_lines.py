@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smartfallback_console.fairness import gini, headline
 from smartfallback_console.formatting import age, clean, count, countdown, duration, fit, percent
 from smartfallback_console.widgets.lines import Line, LineWriter
 
@@ -27,6 +28,9 @@ CIRCUIT_SIGNS = {
 STATUS_SIGNS = {"healthy": "●", "warning": "▲", "critical": "◆", "exhausted": "■", "unknown": "?"}
 """A quota's status without colour."""
 
+ADMIN_SIGNS = {"draining": "◑", "drained": "◌", "disabled": "⊘"}
+"""What an operator has done with an account."""
+
 LABEL_SIGNS = {
     "reported": "=",
     "measured": " ",
@@ -39,6 +43,9 @@ LABEL_SIGNS = {
 
 SOFT_MARK = 0.8
 
+FORECAST_FROM = 122
+"""Cells from which on the forecast has a column; below it, it stands beside the state."""
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -48,6 +55,7 @@ class Columns:
     bar: int
     label: int
     resets: int
+    forecast: int
     circuit: int
     state: int
     in_flight: int
@@ -59,11 +67,12 @@ class Columns:
     @classmethod
     def for_width(cls, width: int, longest_name: int) -> Columns:
         """The columns that ``width`` cells have room for; the most needed first."""
-        wide, roomy, medium, small = width >= 150, width >= 106, width >= 92, width >= 60
-        name = max(8, min(longest_name, 28 if wide else 20 if roomy else 14 if small else 10))
+        wide, roomy, medium, small = width >= 150, width >= 98, width >= 92, width >= 60
+        name = max(8, min(longest_name, 28 if wide else 20 if width >= 106 else 14 if small else 10))
         fixed = {
             "label": 14 if wide else 13 if roomy else 0,
             "resets": 7 if medium else 6 if small else 0,
+            "forecast": 11 if width >= FORECAST_FROM else 0,
             "circuit": 16 if wide else 15 if roomy else 11 if small else 6,
             "in_flight": 5 if small else 0,
             "used": 5 if small else 0,
@@ -94,6 +103,7 @@ def heading_line(columns: Columns, ink: Ink, sort: str) -> Line:
     put("" if columns.bar else "used", 6, right=True, key="quota")
     put("known", columns.label)
     put("reset", columns.resets, right=True)
+    put("forecast", columns.forecast)
     put("circuit", columns.circuit, key="circuit")
     put("busy", columns.in_flight, right=True)
     put("last", columns.used, right=True, key="last")
@@ -122,7 +132,7 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
     if bound is None:
         out.put(fit("no limit" if columns.bar == 0 else "∞", 6, "right"), ink.muted).space()
     else:
-        mark = "" if columns.label else LABEL_SIGNS[bound.label.value].strip()
+        mark = "" if columns.label else LABEL_SIGNS.get(bound.label.value, "?").strip()
         text = "?" if bound.percent is None else mark + percent(bound.percent)
         out.put(fit(text, 6, "right"), tone if status != "healthy" else ink.text).space()
     if columns.label:
@@ -132,6 +142,9 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         out.put(
             fit("—" if at is None else _resets(at - now, columns.resets), columns.resets, "right"), ink.muted
         ).space()
+    if columns.forecast:
+        text, forecast_tone = forecast_text(quota, now, ink)
+        out.put(fit(text, columns.forecast), forecast_tone).space()
     _circuit(out, view.circuit, columns.circuit, now, ink)
     out.space()
     if columns.in_flight:
@@ -151,6 +164,12 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         out.put(fit(count(view.tokens), columns.tokens, "right"), ink.text).space()
     if columns.state:
         text, state_tone = state_text(view, now, ink)
+        forecast = quota.forecast
+        if view.skip is None and not columns.forecast and forecast and forecast.exhausted_at is not None:
+            note = f" · out in {age(forecast.exhausted_at - now)}"
+            if len(text) + len(note) <= columns.state:
+                out.put(text, state_tone).put(fit(note, columns.state - len(text)), ink.warning)
+                return out.line()
         out.put(fit(text, columns.state), state_tone)
     return out.line()
 
@@ -167,10 +186,11 @@ def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
         right.put("API ", ink.muted)
         _circuit(right, circuit, 0, now, ink)
         right.put("  ", ink.muted)
-    gini = view.fairness.requests
-    if gini is not None and width >= 60:
+    fairness = headline(view.fairness)
+    if fairness is not None and width >= 60:
         alarm = view.fairness.alarm
-        right.put(f"Gini {gini:.3f}{' !' if alarm else ''}  ", ink.warning if alarm else ink.muted)
+        uneven = " uneven" if alarm else ""
+        right.put(f"Gini {gini(fairness)}{uneven}  ", ink.warning if alarm else ink.muted)
     right.put(f"{usable}/{total} usable", tone)
     name = clean(view.name)
     out.put("▾ ", ink.primary).put(
@@ -202,7 +222,7 @@ def state_sign(view: AccountView, ink: Ink) -> tuple[str, Style]:
     if view.attention:
         return "!", ink.error
     if view.admin.value != "active":
-        return {"draining": "◑", "drained": "◌", "disabled": "⊘"}[view.admin.value], ink.muted
+        return ADMIN_SIGNS.get(view.admin.value, "?"), ink.muted
     if view.circuit.state.value in ("open", "forced_open"):
         return "✕", ink.error
     if view.cooldown_until is not None:
@@ -211,7 +231,7 @@ def state_sign(view: AccountView, ink: Ink) -> tuple[str, Style]:
         return "◐", ink.warning
     if view.quota.status.value == "unknown":
         return "●" if view.skip is None else "?", ink.ok if view.skip is None else ink.muted
-    return STATUS_SIGNS[view.quota.status.value], status_tone(view.quota, ink)
+    return STATUS_SIGNS.get(view.quota.status.value, "?"), status_tone(view.quota, ink)
 
 
 def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
@@ -231,6 +251,18 @@ def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
     words = skip.reason.value.removeprefix("above the ")
     tone = ink.error if "hard" in skip.reason.value or "exhausted" in skip.reason.value else ink.warning
     return f"{words}{left}", tone
+
+
+def forecast_text(quota: QuotaView, now: float, ink: Ink) -> tuple[str, Style]:
+    """When the quota runs out, or that it lasts to its reset."""
+    forecast = quota.forecast
+    if forecast is None:
+        return "", ink.muted
+    if forecast.exhausted_at is not None:
+        return f"out {duration(forecast.exhausted_at - now)}", ink.warning
+    if forecast.lasts:
+        return "lasts", ink.muted
+    return ("may run out" if forecast.earliest_at is not None else ""), ink.muted
 
 
 def out_bar(
@@ -285,9 +317,9 @@ def _circuit(out: LineWriter, view: CircuitView, width: int, now: float, ink: In
     word = state.replace("_", "-")
     left = "" if view.until is None or state == "closed" else " " + countdown(max(0.0, view.until - now))
     if width and width < 9:
-        text = CIRCUIT_SIGNS[state] + left
+        text = CIRCUIT_SIGNS.get(state, "?") + left
     elif state == "forced_open" and 0 < width < 16:
-        text = f"{CIRCUIT_SIGNS[state]} forced{left}"
+        text = f"{CIRCUIT_SIGNS.get(state, '?')} forced{left}"
     else:
-        text = f"{CIRCUIT_SIGNS[state]} {word}{left}"
+        text = f"{CIRCUIT_SIGNS.get(state, '?')} {word}{left}"
     out.put(fit(text, width) if width else text, ink.muted if state == "closed" and width else tone)

@@ -6,11 +6,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from smartfallback_console.fairness import EVEN, gini, headline
 from smartfallback_console.formatting import columns, count, fit, latency, share, sparkline
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
-    from smartfallback import LatencyView, Snapshot
+    from smartfallback import FairnessView, LatencyView, Snapshot
     from smartfallback_console.ink import Ink
 
 
@@ -55,38 +56,40 @@ class Metric(LineView, can_focus=False):
 class FairnessPanel(Metric):
     """How evenly each pool's accounts are used: Gini, now and over time."""
 
-    TITLE = "Fairness · Gini"
+    TITLE = "Fairness · Gini of limit used"
 
     def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
         """Two lines a pool where there is room, else one."""
         out = LineWriter()
         series = dict(snapshot.fairness_series)
-        pools = [pool for pool in snapshot.pools if pool.fairness.requests is not None]
+        pools = [pool for pool in snapshot.pools if headline(pool.fairness) is not None]
         if not pools:
             return out.put(fit("needs two accounts in a pool" if index == 0 else "", width), ink.muted).line()
         each = 2 if self.rows >= 2 * len(pools) else 1
         number, part = divmod(index, each)
         if number >= len(pools):
             if index == self.rows - 1 and self.rows > each * len(pools):
-                out.put(fit("0 is perfectly even", width), ink.muted)
+                out.put(fit("0 is perfectly even, 1 all on one", width), ink.muted)
             return out.line()
         pool = pools[number]
-        gini = pool.fairness.requests or 0.0
+        now = headline(pool.fairness) or 0.0
         alarm = pool.fairness.alarm
-        tone = ink.warning if alarm else ink.ok if gini <= EVEN else ink.primary
+        tone = ink.warning if alarm else ink.ok if now <= EVEN else ink.primary
         if part == 1:
-            tokens = pool.fairness.tokens
-            shared = pool.fairness.share_of_limit
-            text = f"  tokens {_gini(tokens)}  share {_gini(shared)}"
-            return out.put(fit(text, width), ink.muted).line()
-        word = " uneven" if alarm else " even" if gini <= EVEN else ""
+            return out.put(fit(_last_hour(pool.fairness, width), width), ink.muted).line()
+        word = " uneven" if alarm else " even" if now <= EVEN else ""
         name = max(4, min(12, width - 21))
-        out.put(fit(pool.name, name), ink.text).put(f" {gini:.3f}", tone).put(fit(word, 8), tone)
+        out.put(fit(pool.name, name), ink.text).put(f" {gini(now)}", tone).put(fit(word, 8), tone)
         rest = width - out.length
         if rest >= 4:
             values = series.get(pool.name, ())
             out.put(sparkline(values, rest, top=max(0.2, *values) if values else 1.0), tone)
         return out.line()
+
+
+def _last_hour(view: FairnessView, width: int) -> str:
+    long = f"  last hour: requests {gini(view.requests)}, tokens {gini(view.tokens)}"
+    return long if len(long) <= width else f"  last hour: req {gini(view.requests)} tok {gini(view.tokens)}"
 
 
 class LatencyPanel(Metric):
@@ -109,9 +112,6 @@ class LatencyPanel(Metric):
             return _chart_line(first_token, "first token", index - total_height, first_height, width, ink)
         return _axis(total, width, ink)
 
-
-EVEN = 0.1
-"""Up to this Gini coefficient a pool's use is called even."""
 
 LEGEND = 13
 """Cells beside a histogram for its name and percentiles."""
@@ -233,7 +233,3 @@ class TrafficPanel(Metric):
             else:
                 out.put(block * stretch, ink.primary)
         return out.line()
-
-
-def _gini(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3f}"
