@@ -143,12 +143,16 @@ class WindowReading:
 
     @property
     def percent(self) -> float | None:
-        """Percent used: as stated, else from ``used`` and ``limit``; None when neither is known."""
+        """Percent used: as stated, else from ``used`` and ``limit``.
+
+        None when neither is known, or when the limit is so small that no number can say it.
+        """
         if self.percent_used is not None:
             return self.percent_used
         if self.used is None or self.limit is None:
             return None
-        return 100.0 * self.used / self.limit
+        share = 100.0 * self.used / self.limit
+        return share if share < math.inf else None
 
 
 @dataclass(frozen=True, slots=True)

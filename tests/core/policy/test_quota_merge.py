@@ -367,3 +367,7 @@ def test_what_nobody_said_is_never_0_or_100(
 def test_a_reading_of_nonsense_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         WindowReading("w", None, QuotaUnit.TOKENS, **fields)
+
+
+def test_a_share_beyond_all_numbers_is_unknown() -> None:
+    assert WindowReading("w", WindowKind.WEEK, QuotaUnit.TOKENS, 1.0, 5e-324).percent is None
