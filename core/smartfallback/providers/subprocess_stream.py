@@ -55,6 +55,7 @@ class CommandStream:
         env: Mapping[str, str],
         stdin: bytes | None,
         silence_limit_s: float,
+        keep_input_open: bool = False,
     ) -> CommandStream:
         """Start a command.
 
@@ -64,6 +65,7 @@ class CommandStream:
             env: The whole environment; nothing is inherited.
             stdin: What the command reads; None gives it an empty input.
             silence_limit_s: The longest wait for the next output.
+            keep_input_open: Leave the input open after ``stdin``, for :meth:`write`.
 
         Raises:
             OSError: The command can't be started.
@@ -86,8 +88,20 @@ class CommandStream:
             # The bytes are in memory already, so the transport may hold them until the pipe takes them.
             entry = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
             entry.write(stdin)
-            entry.close()
+            if not keep_input_open:
+                entry.close()
         return stream
+
+    def write(self, data: bytes) -> None:
+        """Give the command more to read; it was started with its input kept open.
+
+        Raises:
+            BrokenPipeError: It reads no more.
+        """
+        entry = cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
+        if entry is None or entry.is_closing() or self._pipes.exited.is_set():
+            raise BrokenPipeError("the command reads no more")
+        entry.write(data)
 
     @property
     def pid(self) -> int:

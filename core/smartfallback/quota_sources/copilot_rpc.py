@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from smartfallback.model.secrets import Secret
 from smartfallback.providers.http_errors import clean
-from smartfallback.providers.subprocess_stream import PIECE_BYTES, CommandStream, SilenceError
+from smartfallback.providers.subprocess_stream import CommandStream, SilenceError
 from smartfallback.quota_sources.base import QuotaFault, QuotaSourceError
 
 ARGUMENTS: Final = ("--headless", "--no-auto-update", "--stdio")
@@ -59,25 +59,21 @@ async def ask_tool(tool: Sequence[str], env: Mapping[str, str], secrets: tuple[S
     """
     with tempfile.TemporaryDirectory(prefix="smartfallback-quota-", ignore_cleanup_errors=True) as folder:
         try:
-            process = await asyncio.create_subprocess_exec(
-                *tool,
-                *ARGUMENTS,
-                cwd=folder,
-                env=dict(env),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                limit=PIECE_BYTES,
-                start_new_session=True,
+            run = await CommandStream.start(
+                [*tool, *ARGUMENTS],
+                folder=Path(folder),
+                env=env,
+                stdin=b"",
+                silence_limit_s=_SILENCE_S,
+                keep_input_open=True,
             )
         except FileNotFoundError:
             raise QuotaSourceError(f"{Path(tool[0]).name} is not installed", QuotaFault.MISSING) from None
         except (OSError, ValueError) as error:
             words = f"the tool can't be started ({type(error).__name__})"
             raise QuotaSourceError(words, QuotaFault.UNAVAILABLE) from None
-        run = CommandStream(process, _SILENCE_S)
         try:
-            return await _Conversation(process, run, secrets).quota()
+            return await _Conversation(run, secrets).quota()
         finally:
             # Shielded: a cancelled caller must not leave the tool behind.
             await asyncio.shield(run.bury(_GRACE_S))
@@ -86,10 +82,7 @@ async def ask_tool(tool: Sequence[str], env: Mapping[str, str], secrets: tuple[S
 class _Conversation:
     """One JSON-RPC conversation, a request at a time."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, run: CommandStream, secrets: tuple[Secret, ...]
-    ) -> None:
-        self._process = process
+    def __init__(self, run: CommandStream, secrets: tuple[Secret, ...]) -> None:
         self._run = run
         self._secrets = secrets
         self._buffer = bytearray()
@@ -139,13 +132,9 @@ class _Conversation:
 
     async def _send(self, message: dict[str, Any]) -> None:
         body = json.dumps(message, separators=(",", ":")).encode()
-        stdin = self._process.stdin
-        if stdin is None or stdin.is_closing():
-            raise await self._ended()
         try:
-            stdin.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-            await stdin.drain()
-        except (ConnectionError, BrokenPipeError):
+            self._run.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        except BrokenPipeError:
             raise await self._ended() from None
 
     async def _message(self) -> Any:

@@ -21,6 +21,7 @@ from smartfallback.clock import Clock, SystemClock
 from smartfallback.model.quota import QuotaUnit, WindowKind, WindowSpec
 from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, ProviderKind, SystemSpec
+from smartfallback.simulation.copilot_cli import install_copilot
 from smartfallback.simulation.demo_model import CONTEXT_TOKENS, demo_model_path, write_demo_model
 from smartfallback.simulation.faults import BurstLimit, Flapping, HttpStatus, SlowFirstToken
 from smartfallback.simulation.lab import Lab
@@ -43,6 +44,7 @@ OPENCODE: Final = "opencode"
 LOCAL: Final = "local"
 GEMINI_API: Final = "gemini"
 GEMINI_MODEL: Final = "gemini-2.5-flash"
+COPILOT_QUOTA_PATH: Final = "/copilot_internal/user"
 COPILOT_MODEL: Final = "gpt-4.1"
 OPENCODE_MODEL: Final = "opencode/qwen3-coder"
 
@@ -153,13 +155,21 @@ def demo_upstreams() -> tuple[Upstream, ...]:
     )
 
 
-def demo_spec(lab: Lab, model_path: Path | None = None, *, demo_model: Path | None = None) -> SystemSpec:
+def demo_spec(
+    lab: Lab,
+    model_path: Path | None = None,
+    *,
+    demo_model: Path | None = None,
+    copilot_tool: Path | None = None,
+) -> SystemSpec:
     """The built-in chains over the upstreams of ``lab``, which must be running.
 
     Args:
         lab: Serves :func:`demo_upstreams`.
         model_path: A GGUF file of the user for the local pool; it goes before the demo model.
         demo_model: Where the demo model lies. With neither, the local pool says what is missing.
+        copilot_tool: The stand-in for Copilot's command-line tool (``install_copilot``). Without it
+            the pool looks for the real one, as a configured pool would.
 
     Raises:
         KeyError: The lab lacks one of the demo's upstreams.
@@ -174,14 +184,14 @@ def demo_spec(lab: Lab, model_path: Path | None = None, *, demo_model: Path | No
             model=GEMINI_MODEL,
             base_url=lab.base_url(GEMINI_API),
         ),
-        # The simulated subscription speaks the OpenAI dialect, so that it needs no tool installed.
         PoolSpec(
             COPILOT,
-            ProviderKind.OPENAI,
+            ProviderKind.COPILOT,
             COPILOT,
             _accounts(upstreams[COPILOT]),
             model=COPILOT_MODEL,
-            base_url=lab.base_url(COPILOT),
+            command=() if copilot_tool is None else (str(copilot_tool),),
+            quota_url=f"{lab.base_url(COPILOT).removesuffix('/v1')}{COPILOT_QUOTA_PATH}",
         ),
         PoolSpec(
             OPENCODE,
@@ -233,10 +243,11 @@ async def demo(
         own = model_path is not None
         demo_model = None if own else await asyncio.to_thread(_demo_model, files)
         lab = await stack.enter_async_context(Lab(clock, Random(rng.random()), demo_upstreams()))
+        bin_folder = Path(files.enter_context(TemporaryDirectory(prefix="smartfallback-")))
+        tool = install_copilot(bin_folder, lab.base_url(COPILOT), default_model=COPILOT_MODEL)
+        spec = demo_spec(lab, model_path, demo_model=demo_model, copilot_tool=tool)
         orchestrator = await stack.enter_async_context(
-            Orchestrator(
-                demo_spec(lab, model_path, demo_model=demo_model), clock=clock, rng=Random(rng.random())
-            )
+            Orchestrator(spec, clock=clock, rng=Random(rng.random()))
         )
         orchestrator.preload_usage(INITIAL_USAGE)
         skies = Weather(lab, Random(rng.random()), INCIDENTS)
