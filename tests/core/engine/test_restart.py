@@ -53,19 +53,22 @@ DAY_S = 86_400.0
 
 
 class Process:
-    """A system that is stopped and started again on one file, each time with new clocks' readings."""
+    """A system that is stopped and started again on one file, each time with another monotonic clock."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.upstream = ScriptedUpstream()
         self.wall = EPOCH
+        self.up_s = 0.0
 
     @asynccontextmanager
     async def run(
         self, spec: SystemSpec, *, after_s: float = 0.0
     ) -> AsyncIterator[tuple[Orchestrator, FakeClock]]:
-        """Run from ``after_s`` seconds after the last run's end; monotonic time starts at 0 again."""
-        clock = FakeClock(self.wall + after_s)
+        """Run from ``after_s`` seconds after the last run's end, on a machine that was booted anew."""
+        self.up_s = (self.up_s + 12_345.0) % 20_000.0
+        clock = FakeClock(self.wall + after_s - self.up_s)
+        clock.advance(self.up_s)
         async with Orchestrator(
             spec,
             clock=clock,
@@ -232,17 +235,29 @@ async def test_an_open_circuit_waits_out_its_break_and_the_next_one_is_longer(pr
         await provoke(orchestrator, process, "a-1", ErrorCategory.MALFORMED_RESPONSE)
         view = circuit_of(orchestrator, A1)
         assert view.state is CircuitState.OPEN
-        assert view.until == pytest.approx(clock.time() + 200.0)
+        assert view.until == pytest.approx(clock.time() + 200.0, abs=0.01)
         until = view.until
     async with process.run(spec, after_s=150.0) as (orchestrator, clock):
         assert circuit_of(orchestrator, A1).until == pytest.approx(until, abs=0.01)
         assert (await orchestrator.chat(ask())).account == "b-1"
         clock.advance(51.0)
         await provoke(orchestrator, process, "a-1", ErrorCategory.MALFORMED_RESPONSE)
-        assert circuit_of(orchestrator, A1).until == pytest.approx(clock.time() + 400.0)
+        assert circuit_of(orchestrator, A1).until == pytest.approx(clock.time() + 400.0, abs=0.01)
     async with process.run(spec, after_s=1_000.0) as (orchestrator, _):
         assert (await orchestrator.chat(ask(pin="a-1"))).account == "a-1"
         assert circuit_of(orchestrator, A1).state is CircuitState.CLOSED
+
+
+async def test_the_one_test_after_a_rate_limit_is_still_due_after_the_restart(process):
+    spec = system(pool("main", "a-1"), pool("other", "b-1"))
+    async with process.run(spec) as (orchestrator, _):
+        await provoke(orchestrator, process, "a-1", ErrorCategory.RATE_LIMIT, retry_after_s=30.0)
+        assert circuit_of(orchestrator, A1).state is CircuitState.HALF_OPEN
+    async with process.run(spec, after_s=31.0) as (orchestrator, clock):
+        await provoke(orchestrator, process, "a-1", ErrorCategory.MALFORMED_RESPONSE)
+        view = circuit_of(orchestrator, A1)
+        assert view.state is CircuitState.OPEN
+        assert view.until == pytest.approx(clock.time() + 120.0, abs=0.01)
 
 
 async def test_a_rest_of_one_model_leaves_the_others_usable_after_the_restart_too(process):
@@ -387,6 +402,7 @@ async def test_a_step_of_the_wall_clock_moves_what_is_saved_with_it(process):
     async with process.run(spec) as (orchestrator, clock):
         orchestrator.execute(OpenCircuit(A1, "held", duration_s=7_200.0))
         orchestrator.execute(OpenCircuit(MAIN, "held", duration_s=7_200.0))
+    async with process.run(spec) as (orchestrator, clock):
         clock.step_wall_clock(3_600.0)
         clock.advance(60.0)
     async with process.run(spec) as (orchestrator, clock):

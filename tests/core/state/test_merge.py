@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartfallback import AdminState, CircuitState, QuotaUnit, SqliteStateStore, TruthLabel, WindowKind
-from smartfallback.model.state import AccountState, CircuitRecord, RestState, WindowState
+from smartfallback.model.state import AccountState, CircuitRecord, RestState, SystemState, WindowState
 from smartfallback.state.merge import merged
 from support.clock import EPOCH
 from support.states import of, read
@@ -36,6 +36,20 @@ async def test_a_drain_by_one_and_use_by_the_other_are_both_kept(tmp_path):
     found = (await read(path)).accounts["a"]
     assert (found.admin, found.requests, found.circuit) == (AdminState.DRAINED, 14, HELD)
     assert [window.used for window in found.windows] == [57]
+
+
+async def test_a_provider_held_by_one_stays_held_when_the_other_sees_it_fail(tmp_path):
+    path = tmp_path / "state.db"
+    console, command = SqliteStateStore(path), SqliteStateStore(path)
+    for store in (console, command):
+        await store.load((), ["api"])
+    await console.save(SystemState(providers={"api": HELD}))
+    await command.save(SystemState(providers={"api": OPEN}))
+    assert (await read(path)).providers == {"api": HELD}
+    await console.save(SystemState(providers={"api": None}))
+    for store in (console, command):
+        await store.aclose()
+    assert (await read(path)).providers == {"api": None}
 
 
 def test_what_an_operator_lifts_is_lifted_for_the_other_too():
