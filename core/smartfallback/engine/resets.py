@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -63,7 +64,9 @@ class Resets:
         if watch is not None and (watch.state is ResetState.VALIDATING or not out):
             return
         if out:
-            self._watch(account, ResetWatch(now, self._steady(account), asked=self._ask(account)))
+            before = most_used if most_used >= thresholds.soft_limit else math.inf
+            asked = self._ask(account)
+            self._watch(account, ResetWatch(now, self._steady(account), asked=asked, before=before))
         elif most_used > 0 and len(account.pool.accounts) > 1:
             self._ask(account)
             self._watch(account, ResetWatch(now, self._steady(account), in_service=True))
@@ -128,7 +131,8 @@ class Resets:
         wall = self._clock.time()
         ledger = account.ledger
         before = ledger.tracked(wall)
-        was_out = self._exhausted(account, wall)
+        thresholds = account.pool.spec.thresholds
+        was_out = self._exhausted(account, wall) or (ledger.used_percent(wall) or 0) >= thresholds.soft_limit
         wall_until, wall_at = ledger.exhausted_until, ledger.exhausted_at
         apply_reading(ledger, reading, wall, since)
         watch = account.comeback
@@ -138,9 +142,9 @@ class Resets:
             return
         if any(reading.read_at < window.started_at for window in before if not window.adopted):
             return
-        full = reading.percent >= account.pool.spec.thresholds.hard_limit
+        full = reading.percent >= thresholds.hard_limit
         if watch is not None and watch.state is not ResetState.RAMPING:
-            if full:
+            if watch.contradicted(reading.percent, thresholds.hard_limit):
                 self._overdue(
                     account, watch, None, f"{reading.source} says {reading.percent:.0f} % used", now
                 )

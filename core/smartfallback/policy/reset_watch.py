@@ -51,6 +51,7 @@ LONG_WALL_S: Final = 600.0
 _JITTER: Final = 0.25
 _MOVED_S: Final = 3600.0
 _WORTH_A_DROP: Final = 20.0
+_SAME_PERCENT: Final = 1.0
 _SAID_BY_A_SOURCE: Final = (TruthLabel.REPORTED, TruthLabel.LEARNED, TruthLabel.STALE)
 
 
@@ -73,6 +74,7 @@ class ResetWatch:
         steady_per_s: The account's steady rate, see ``policy.ramp``.
         asked: Its quota source has been asked, so that a reading may come.
         in_service: The account never stopped serving: nothing is validated, only its rate is held.
+        before: Percent used before the reset, as far as one is known to have been due.
     """
 
     __slots__ = (
@@ -81,6 +83,7 @@ class ResetWatch:
         "_canary_until",
         "_steady",
         "asked",
+        "before",
         "in_service",
         "ramp",
         "retry_at",
@@ -89,8 +92,15 @@ class ResetWatch:
     )
 
     def __init__(
-        self, now: float, steady_per_s: float, *, asked: bool = False, in_service: bool = False
+        self,
+        now: float,
+        steady_per_s: float,
+        *,
+        asked: bool = False,
+        in_service: bool = False,
+        before: float = inf,
     ) -> None:
+        self.before = before
         self._steady = steady_per_s
         self._canary: object | None = None
         self._canary_until = inf
@@ -145,6 +155,10 @@ class ResetWatch:
     def validated(self, now: float) -> None:
         """A reading shows that the quota is back."""
         self._resume(now, tokens=1.0)
+
+    def contradicted(self, percent: float, hard_limit: float) -> bool:
+        """Whether a reading of ``percent`` used means that the quota has not begun anew."""
+        return percent >= min(hard_limit, self.before - _SAME_PERCENT)
 
     def no_reading(self) -> None:
         """The source has nothing to say: a canary finds out."""

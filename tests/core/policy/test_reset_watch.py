@@ -75,6 +75,15 @@ def test_a_reading_that_shows_the_reset_starts_the_ramp_at_once():
     assert watch.over(NOW + 122)
 
 
+def test_a_reading_no_lower_than_before_the_reset_contradicts_it():
+    watch = ResetWatch(NOW, 1.0, asked=True, before=88.0)
+    assert watch.contradicted(88.0, 95.0)
+    assert watch.contradicted(87.5, 95.0)
+    assert not watch.contradicted(80.0, 95.0)
+    assert ResetWatch(NOW, 1.0).contradicted(95.0, 95.0)
+    assert not ResetWatch(NOW, 1.0).contradicted(94.0, 95.0)
+
+
 def test_results_that_come_in_together_count_as_one():
     watch = ResetWatch(NOW, 1.0)
     rng = random.Random(1)
