@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -31,6 +32,8 @@ from support.opencode_script import (
 )
 
 MODEL = "lab/m-1"
+LIMIT_S = 10.0
+"""An answer that never ends fails its test instead of holding up the run."""
 BEGUN: list[Played] = [*ASKED, status("busy"), message("assistant"), part("")]
 
 
@@ -39,7 +42,8 @@ async def outcome_of(*events: Played, **server: Any) -> Outcome:
         pool = pool_at(running.url, ProviderKind.OPENCODE, key=PASSWORD, model=MODEL)
         provider = OpenCodeProvider(pool, FakeClock(), silence_s=5.0)
         try:
-            return await collect(provider.stream(call_to(pool)))
+            async with asyncio.timeout(LIMIT_S):
+                return await collect(provider.stream(call_to(pool)))
         finally:
             await provider.aclose()
 
