@@ -38,7 +38,7 @@ class Maintenance:
     def check(self, now: float) -> None:
         """Do all that is due at ``now``."""
         self._placement.wake(now)
-        for account in tuple(self._placement.resets.returning):
+        for account in self._placement.resets.due(now):
             self._placement.roll(account, now)
         for provider in self._roster.providers.values():
             provider.circuit.tick(now)

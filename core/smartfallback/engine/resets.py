@@ -71,6 +71,14 @@ class Resets:
             self._ask(account)
             self._watch(account, ResetWatch(now, self._steady(account), in_service=True))
 
+    def due(self, now: float) -> list[AccountRuntime]:
+        """The accounts whose way back may have come further although nobody asked for them."""
+        return [
+            account
+            for account, watch in self.returning.items()
+            if watch.state is not ResetState.RAMPING or watch.over(now)
+        ]
+
     def tick(self, account: AccountRuntime, now: float) -> None:
         """Let time act on the account's watch, if it has one."""
         watch = account.comeback

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from pathlib import Path
 
 import pytest
 
 from smartfallback import (
     AccountSpec,
     ErrorCategory,
+    Orchestrator,
     QuotaReset,
     QuotaUnit,
     RequestError,
     SkipReason,
+    SqliteStateStore,
     TruthLabel,
     Usage,
     WindowKind,
@@ -22,7 +26,8 @@ from smartfallback.model.decisions import Rule
 from smartfallback.model.events import AccountResumed, ResetOverdue, ResetValidated
 from smartfallback.model.quota import QuotaReading, WindowReading
 from smartfallback.providers.base import Chunk
-from support.scripted import ANSWER, Pause, ask, failure, pool, system
+from support.clock import FakeClock
+from support.scripted import ANSWER, Pause, ScriptedUpstream, ask, failure, pool, system
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -399,3 +404,51 @@ async def test_nobody_left_is_an_error_not_a_wait(start, upstream, clock):
     results = await asyncio.gather(*(orchestrator.chat(ask()) for _ in range(10)), return_exceptions=True)
     assert all(isinstance(result, RequestError) for result in results)
     assert len(upstream.calls) == 1
+
+
+def kept(tmp_path: Path, upstream: ScriptedUpstream, clock: FakeClock) -> Orchestrator:
+    """An orchestrator that keeps its state in a file."""
+    return Orchestrator(
+        system(pool("main", *weekly("a-1")), pool("next", "b-1")),
+        clock=clock,
+        rng=random.Random(1),
+        provider_factory=upstream.provider,
+        store=SqliteStateStore(tmp_path / "state.db", clock=clock),
+    )
+
+
+async def test_a_reset_that_passed_while_the_console_was_off_is_validated_on_first_use(
+    tmp_path, upstream, clock
+):
+    async with kept(tmp_path, upstream, clock) as orchestrator:
+        used(orchestrator, 40, "a-1")
+        assert (await orchestrator.chat(ask())).account == "a-1"
+    clock.advance(SUNDAY + 30 * HOUR)
+    async with kept(tmp_path, upstream, clock) as orchestrator:
+        quota = orchestrator.snapshot().account("a-1").quota
+        assert quota.windows[0].used == 0
+        pause = Pause()
+        upstream.queue("a-1", [pause, EXHAUSTED])
+        canary = asyncio.create_task(orchestrator.chat(ask()))
+        await pause.reached.wait()
+        assert (await orchestrator.chat(ask())).account == "b-1"
+        events = orchestrator.subscribe()
+        pause.go_on.set()
+        assert (await canary).account == "b-1"
+        assert [event.tries for event in told(events, ResetOverdue)] == [1]
+        clock.advance(80)
+        assert (await orchestrator.chat(ask())).account == "a-1"
+
+
+async def test_a_wall_that_ended_while_the_console_was_off_ends_in_a_canary_too(tmp_path, upstream, clock):
+    async with kept(tmp_path, upstream, clock) as orchestrator:
+        upstream.queue(
+            "a-1", [failure(ErrorCategory.QUOTA_EXHAUSTED, http_status=429, retry_after_s=7_999.0)]
+        )
+        assert (await orchestrator.chat(ask())).account == "b-1"
+    clock.advance(7_998)
+    async with kept(tmp_path, upstream, clock) as orchestrator:
+        assert (await orchestrator.chat(ask())).account == "b-1"
+    clock.advance(DAY)
+    async with kept(tmp_path, upstream, clock) as orchestrator:
+        assert [(await orchestrator.chat(ask())).account for _ in range(3)] == ["a-1", "b-1", "b-1"]
