@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
+from textual import events
 from textual.app import App, SystemCommand
 from textual.theme import BUILTIN_THEMES
+from textual.widgets import Input, TextArea
 
 from smartfallback_console import themes
 from smartfallback_console.palette import ActionProvider
@@ -63,6 +66,7 @@ class ConsoleApp(App[None]):
         """The first error that nothing caught; it ended the app."""
         self.leaving = False
         """Whether the app was told to end; a terminal that is gone is no crash then."""
+        self._passed_on: deque[events.Key] = deque(maxlen=64)
         self.own_themes: tuple[str, ...] = ()
         self._wanted_theme = theme
         self._theme_folder = theme_folder
@@ -92,6 +96,21 @@ class ConsoleApp(App[None]):
         self.push_screen(self._dashboard_type(self.source, clock=self._clock, live=self._live))
         for problem in self._theme_problems:
             self.notify(problem, title="Theme", severity="warning", markup=False, timeout=10)
+
+    def on_key(self, event: events.Key) -> None:
+        """Give a key to the field that was opened after it was typed.
+
+        A field keeps what it can take; such a key comes by here only if it went to what had the focus
+        before. Without this, a command line typed in one go would lose its first letters.
+        """
+        field = self.focused
+        if any(event is passed for passed in self._passed_on) or not isinstance(field, Input | TextArea):
+            return
+        if field.check_consume_key(event.key, event.character):
+            event.prevent_default()
+            again = events.Key(event.key, event.character)
+            self._passed_on.append(again)
+            field.post_message(again)
 
     def panic(self, *renderables: RenderableType) -> None:
         """End on an error that is known only as a picture of it, such as one of the input thread."""

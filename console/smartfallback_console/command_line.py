@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from smartfallback import Strategy
 from smartfallback_console.actions import Action, Target
 from smartfallback_console.formatting import parse_duration
 
@@ -112,7 +113,7 @@ def _candidates(action: Action, rest: str, snapshot: Snapshot | None, themes: It
     if action.target is Target.POOL:
         pool, space, _ = rest.partition(" ")
         if space:
-            return [f"{pool} {name}" for name in ("greedy", "hybrid", "lru", "round_robin", "sticky")]
+            return [f"{pool} {name}" for name in sorted(member.value for member in Strategy)]
         return pools
     return {
         Target.ACCOUNT: accounts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from textual.events import Key
 from textual.widgets import Input
 
 from smartfallback.model.circuits import CircuitScope, CircuitTarget
@@ -244,3 +246,16 @@ async def test_quit_ends_the_app(console: Opener) -> None:
     async with console() as running:
         await running.press("q")
         assert not running.app.is_running or running.app._exit
+
+
+@pytest.mark.parametrize("opener", ["colon", "slash", "i"])
+async def test_keys_typed_ahead_belong_to_the_line_that_was_opened(console: Opener, opener: str) -> None:
+    async with console() as running:
+        for key in (opener, "d", "p", "x", "q"):
+            running.app.post_message(Key(key, key if len(key) == 1 else None))
+        await running.pilot.pause()
+        await running.pilot.pause()
+        assert running.app.screen is running.dashboard
+        assert not running.dashboard.feed.paused
+        assert running.dashboard.focused is not None
+        assert "dpxq" in running.screen_text()

@@ -24,6 +24,7 @@ from smartfallback_console.formatting import clean
 if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
+    from textual.timer import Timer
     from textual.widget import Widget
 
     from smartfallback import Snapshot
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SIGN = "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}"
 LOOK_S = 0.05
 """How often a running answer is looked at: the first token appears within this time."""
+GRACE_S = 0.5
+"""So long after an answer's end an escape does not leave the chat."""
 STATUS_S = 0.25
 """How often the status line of a running answer moves."""
 ROOMY_FROM = 20
@@ -93,6 +96,8 @@ class ChatPane(Vertical):
         self._handle: ChatHandle | None = None
         self._view: TurnView | None = None
         self._status_at = float("-inf")
+        self._ended_at = float("-inf")
+        self._looks: Timer | None = None
         self._welcomed: Snapshot | None = None
         self._head = ("", "")
         self._looking = False
@@ -114,14 +119,23 @@ class ChatPane(Vertical):
             self.query_one("#chat-entry").display = False
         self.greet()
         if self._live:
-            self.set_interval(LOOK_S, self.look, name="chat")
+            self._looks = self.set_interval(LOOK_S, self.look, name="chat", pause=True)
             self.set_interval(0.5, self.greet, name="greeting")
 
+    @property
+    def field(self) -> Widget:
+        """What takes the focus: the field, or the transcript of a pane that may not send."""
+        return self.query_one(Transcript) if self._read_only else self.query_one(Composer)
+
     def focus(self, scroll_visible: bool = True) -> ChatPane:
-        """Focus the field, or the transcript of a pane that may not send."""
-        target: Widget = self.query_one(Transcript if self._read_only else Composer)
-        target.focus(scroll_visible)
+        """Focus the field."""
+        self.field.focus(scroll_visible)
         return self
+
+    @property
+    def just_ended(self) -> bool:
+        """Whether an answer has only just ended, so that an escape was still meant for it."""
+        return self._clock() - self._ended_at < GRACE_S
 
     @property
     def running(self) -> bool:
@@ -162,7 +176,10 @@ class ChatPane(Vertical):
         view.end(self._epoch())
         self._handle = None
         self._view = None
+        self._ended_at = self._clock()
         self.query_one(Composer).say_running(running=False)
+        if self._looks is not None:
+            self._looks.pause()
 
     def greet(self) -> None:
         """The empty state says what there is, once that is known."""
@@ -291,6 +308,8 @@ class ChatPane(Vertical):
         self._pacer = Pacer(self._clock)
         view.show_status(self._clock(), spin=False)
         self.query_one(Composer).say_running(running=True)
+        if self._looks is not None:
+            self._looks.resume()
 
     async def _say(self, said: Content | str, *, problem: bool = False) -> None:
         await self._add(Notice(said, problem=problem))

@@ -27,7 +27,7 @@ KEYS = (
 
 def welcome(snapshot: Snapshot | None, *, read_only: bool) -> Content:
     """The empty state."""
-    lines = [content([Piece("Ask anything; the chain finds an account to answer.", "bold")])]
+    lines = [content([Piece("Ask anything: the chain finds who answers.", "bold")])]
     if read_only:
         lines = [content([Piece(READ_ONLY, "bold")])]
     elif snapshot is not None and snapshot.simulated:
@@ -35,7 +35,7 @@ def welcome(snapshot: Snapshot | None, *, read_only: bool) -> Content:
             content(
                 [
                     Piece("Simulated: ", "bold $accent"),
-                    Piece("demo servers answer with prepared text.", MUTED),
+                    Piece("answers are prepared text.", MUTED),
                 ]
             )
         )

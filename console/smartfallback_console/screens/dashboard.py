@@ -214,7 +214,8 @@ class Dashboard(Screen[None]):
         area.pane = pane
         self.arrange_panes()
         if focus and pane != "metrics":
-            self.query_one(f"#{pane}").focus()
+            # At once, not when the app gets round to it: keys typed ahead belong to the pane.
+            self.set_focus(self.query_one(ChatPane).field if pane == "chat" else self.query_one(f"#{pane}"))
         elif pane == "metrics" and area.single:
             self.set_focus(None)
 
@@ -328,6 +329,9 @@ class Dashboard(Screen[None]):
     def action_back(self) -> None:
         """Escape: leave the chat, clear the filter, end the zoom, in this order."""
         area = self.query_one(PaneArea)
+        chat = self.query_one(ChatPane)
+        if chat.has_focus_within and chat.just_ended:
+            return  # it was meant to stop the answer
         if isinstance(self.focused, Input | TextArea) or self.query_one(ChatPane).has_focus_within:
             self.show_pane("accounts")
         elif self.query_one(AccountsTable).pattern:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from smartfallback import Strategy
 from smartfallback_console.actions import BY_ID, Action, Target
 from smartfallback_console.command_line import CommandError, Invocation, parse
 from smartfallback_console.dialogs.choose import ChooseDialog
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     from smartfallback import Command
     from smartfallback_console.screens.dashboard import Dashboard
 
-STRATEGIES = (
-    ("hybrid", "quota left and recency, jittered"),
-    ("greedy", "most quota left"),
-    ("round_robin", "each in turn"),
-    ("lru", "least recently used"),
-    ("sticky", "stays until it can't serve"),
-)
+STRATEGIES = {
+    "hybrid": "quota left and recency, jittered",
+    "greedy": "most quota left",
+    "round_robin": "each in turn",
+    "lru": "least recently used",
+    "sticky": "stays until it can't serve",
+}
+"""What each strategy goes by."""
 
 UNDO_DEPTH = 20
 
@@ -159,8 +161,10 @@ class Operations:
             if name is not None and name != pool.strategy.value:
                 self._put(propose("strategy", subject, strategy=name))
 
+        choices = [(member.value, STRATEGIES.get(member.value, "")) for member in Strategy]
+        choices.sort(key=lambda choice: list(STRATEGIES).index(choice[0]) if choice[1] else len(STRATEGIES))
         title = f"Strategy of {pool.name}"
-        self._screen.app.push_screen(ChooseDialog(title, STRATEGIES, pool.strategy.value), chosen)
+        self._screen.app.push_screen(ChooseDialog(title, choices, pool.strategy.value), chosen)
 
     def _simple(self, action: Action, text: str) -> None:
         screen = self._screen

@@ -247,6 +247,8 @@ def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
     skip = view.skip
     left = f" {countdown(skip.until - now)}" if skip.until is not None and skip.until - now < 3_600 else ""
     if skip.reason.value == "account circuit":
+        if view.circuit.state.value == "forced_open":
+            return f"forced open: {view.circuit.cause or 'by the operator'}", ink.error
         return view.circuit.cause or "circuit open", ink.error
     words = skip.reason.value.removeprefix("above the ")
     tone = ink.error if "hard" in skip.reason.value or "exhausted" in skip.reason.value else ink.warning

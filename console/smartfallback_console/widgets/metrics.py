@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from smartfallback_console.fairness import EVEN, gini, headline
-from smartfallback_console.formatting import columns, count, fit, latency, share, sparkline
+from smartfallback_console.formatting import cell_len, clean, columns, count, fit, latency, share, sparkline
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Metric(LineView, can_focus=False):
 class FairnessPanel(Metric):
     """How evenly each pool's accounts are used: Gini, now and over time."""
 
-    TITLE = "Fairness · Gini of limit used"
+    TITLE = "Fairness · Gini of use"
 
     def draw(self, snapshot: Snapshot, index: int, width: int, ink: Ink) -> Line:
         """Two lines a pool where there is room, else one."""
@@ -69,7 +69,7 @@ class FairnessPanel(Metric):
         number, part = divmod(index, each)
         if number >= len(pools):
             if index == self.rows - 1 and self.rows > each * len(pools):
-                out.put(fit("0 is perfectly even, 1 all on one", width), ink.muted)
+                out.put(fit("0 is even, 1 is all on one", width), ink.muted)
             return out.line()
         pool = pools[number]
         now = headline(pool.fairness) or 0.0
@@ -78,18 +78,25 @@ class FairnessPanel(Metric):
         if part == 1:
             return out.put(fit(_last_hour(pool.fairness, width), width), ink.muted).line()
         word = " uneven" if alarm else " even" if now <= EVEN else ""
-        name = max(4, min(12, width - 21))
-        out.put(fit(pool.name, name), ink.text).put(f" {gini(now)}", tone).put(fit(word, 8), tone)
+        longest = max(cell_len(clean(view.name)) for view in pools)
+        out.put(fit(pool.name, max(4, min(12, longest, width - 5))), ink.text).put(f" {gini(now)}", tone)
+        out.put(fit(word, min(8, width - out.length)), tone)
         rest = width - out.length
-        if rest >= 4:
+        if rest >= 3:
             values = series.get(pool.name, ())
             out.put(sparkline(values, rest, top=max(0.2, *values) if values else 1.0), tone)
         return out.line()
 
 
 def _last_hour(view: FairnessView, width: int) -> str:
-    long = f"  last hour: requests {gini(view.requests)}, tokens {gini(view.tokens)}"
-    return long if len(long) <= width else f"  last hour: req {gini(view.requests)} tok {gini(view.tokens)}"
+    requests, tokens = gini(view.requests), gini(view.tokens)
+    for text in (
+        f"  last hour: requests {requests}, tokens {tokens}",
+        f"  last hour: req {requests} tok {tokens}",
+    ):
+        if len(text) <= width:
+            return text
+    return f"  1h: req {requests} tok {tokens}"
 
 
 class LatencyPanel(Metric):

@@ -101,7 +101,7 @@ class Prompt(Horizontal):
         line.cursor_position = len(text)
         self._recalled = len(self._history)
         self.add_class("-open")
-        line.focus()
+        self.screen.set_focus(line)  # at once: keys typed ahead belong to the line
 
     def close(self) -> None:
         """Hide the line."""

@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
-from smartfallback_console.formatting import clean, clock_time, count, fit, latency
+from smartfallback_console.formatting import cell_len, clean, clock_time, count, fit, latency
 from smartfallback_console.routing import Entry, NoteEntry, Outcome, RequestEntry, RoutingLog, Severity
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
@@ -25,6 +25,20 @@ SEVERITY_SIGNS = {
     Severity.WARNING: "▲",
     Severity.ERROR: "✕",
 }
+
+
+RULES = {
+    "best of the top by score": "best score",
+    "least recently used, against starvation": "longest idle",
+    "most quota left": "most quota",
+    "stays until it can't serve": "stays",
+    "holds this session": "its session",
+    "least recently used": "longest idle",
+    "pinned by the request": "pinned",
+    "the same account once more": "retry",
+    "ahead of its turn, since nobody else can serve": "nobody else left",
+}
+"""Rules in short; the details have them in full."""
 
 
 class RoutingFeed(LineView):
@@ -215,8 +229,21 @@ def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
         used = room
     else:
         used = path.length
-    gap = LineWriter().space(room - used).line()
+    why = _why(entry, room - used - 3)
+    gap = LineWriter().space(room - used - cell_len(why)).put(why, ink.muted).line()
     return (*out.line(), *pieces, *gap, *tail.line())
+
+
+def _why(entry: RequestEntry, room: int) -> str:
+    """The pool and the rule by which the last account was chosen, as far as there is room."""
+    hop = entry.hops[-1] if entry.hops else None
+    if hop is None or hop.decision is None or entry.outcome is Outcome.FAILED:
+        return ""
+    rule = RULES.get(hop.decision.rule.value, hop.decision.rule.value)
+    for text in (f"{clean(hop.pool)} · {hop.decision.strategy}: {rule}", f"{clean(hop.pool)} · {rule}", rule):
+        if cell_len(text) <= room:
+            return text
+    return ""
 
 
 def _path(entry: RequestEntry, ink: Ink, hidden: int = 0) -> LineWriter:
