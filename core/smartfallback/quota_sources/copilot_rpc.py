@@ -31,8 +31,10 @@ _SILENCE_S: Final = 30.0
 _GRACE_S: Final = 0.2
 _NO_METHOD: Final = -32601
 _LENGTH: Final = re.compile(rb"(?:^|\r\n)content-length:[ \t]*([0-9]{1,9})[ \t]*(?:\r\n|$)", re.IGNORECASE)
+# The unexpected token is that of a JSON parser, and no login.
 _LOGIN: Final = re.compile(
-    r"log(?:ged)? ?in|sign(?:ed)? ?in|authenticat|authoriz|credential|\btoken\b", re.IGNORECASE
+    r"log(?:ged)? ?in|sign(?:ed)? ?in|authenticat|authoriz|credential|(?<!unexpected )\btoken\b",
+    re.IGNORECASE,
 )
 _NOT_OFFERED: Final = "this version of the tool tells no quota: update it"
 

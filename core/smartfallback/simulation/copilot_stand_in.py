@@ -4,6 +4,8 @@ It is copied into an executable by :func:`smartfallback.simulation.copilot_cli.i
 there by itself, so it imports nothing but a few small parts of the standard library: a start costs
 some tens of milliseconds. What it prints, and where, is what version 1.0.102 of the tool was seen to
 print for the same trouble; unlike it, it asks the service once only.
+
+With ``--headless --stdio`` it tells the quota as the tool does: JSON-RPC 2.0 in Content-Length frames.
 """
 
 import json
@@ -42,6 +44,7 @@ class Arguments:
         self.model = ""
         self.silent = False
         self.version = False
+        self.headless = False
         rest = iter(argv)
         for argument in rest:
             name, equals, value = argument.partition("=")
@@ -49,6 +52,10 @@ class Arguments:
                 self.silent = True
             elif argument == "--version":
                 self.version = True
+            elif argument == "--headless":
+                self.headless = True
+            elif argument in ("--stdio", "--no-auto-update"):
+                pass
             elif name in ("-p", "--prompt", "--model"):
                 if not equals:
                     taken = next(rest, None)
@@ -79,10 +86,12 @@ def main(argv: list[str], lab_url: str, default_model: str) -> int:
         if arguments.version:
             _write(VERSION + "\n")
             return 0
+        token = next((os.environ[name] for name in _TOKENS if os.environ.get(name)), "")
+        if arguments.headless:
+            return _converse(lab_url, token)
         prompt = sys.stdin.buffer.read() if arguments.prompt is None else arguments.prompt
         if not prompt.strip():
             raise Trouble(_NO_PROMPT)
-        token = next((os.environ[name] for name in _TOKENS if os.environ.get(name)), "")
         if not token:
             raise Trouble(_LOGGED_OUT)
         question = prompt.decode("utf-8", "replace")
@@ -105,28 +114,37 @@ def _answer(lab_url: str, model: str, question: str, token: str) -> Iterator[str
     Raises:
         Trouble: There is none, or it breaks off.
     """
-    host, _, path = lab_url.removeprefix("http://").partition("/")
-    name, _, port = host.partition(":")
     before, _, asked = question.rpartition(_ASKS)
     messages = [{"role": "system", "content": before}] if before else []
     messages.append({"role": "user", "content": asked})
     body = json.dumps({"model": model, "messages": messages, "stream": True}).encode()
-    head = (
-        # Version 1.0 spares this program the decoding of chunks: the body lasts as long as the connection.
-        f"POST /{path}/chat/completions HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
     try:
-        with socket.create_connection((name, int(port or 80))) as connection:
-            connection.sendall(head.encode() + body)
-            with connection.makefile("rb", _READ_BYTES) as stream:
-                yield from _read(stream, model)
+        with _call("POST", f"{lab_url}/chat/completions", token, body) as stream:
+            yield from _read(stream, model)
     except OSError as error:
         raise _unanswered(f"network error: error sending request: {error.strerror or error}") from None
 
 
-def _read(stream: IOBase, model: str) -> Iterator[str]:
-    lines = iter(stream.readline, b"")
+def _call(method: str, url: str, token: str, body: bytes = b"") -> IOBase:
+    """The response to a call, from its first line on; closing it hangs up.
+
+    Raises:
+        OSError: There is no connection.
+    """
+    host, _, path = url.removeprefix("http://").partition("/")
+    name, _, port = host.partition(":")
+    head = (
+        # Version 1.0 spares this program the decoding of chunks: the body lasts as long as the connection.
+        f"{method} /{path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((name, int(port or 80))) as connection:
+        connection.sendall(head.encode() + body)
+        return connection.makefile("rb", _READ_BYTES)
+
+
+def _head(lines: Iterator[bytes]) -> tuple[int, dict[str, str]]:
+    """A response's status, 0 where there is none, and its headers."""
     status = int((next(lines, b"").split() or [b"0", b"0"])[1])
     headers = {}
     for line in lines:
@@ -134,6 +152,12 @@ def _read(stream: IOBase, model: str) -> Iterator[str]:
             break
         key, _, value = line.decode("latin-1").partition(":")
         headers[key.strip().lower()] = value.strip()
+    return status, headers
+
+
+def _read(stream: IOBase, model: str) -> Iterator[str]:
+    lines = iter(stream.readline, b"")
+    status, headers = _head(lines)
     if not status:
         raise _unanswered("network error: ECONNRESET")
     if status != 200:
@@ -203,6 +227,82 @@ def _words(seconds: int) -> str:
     hours, minutes = divmod(math.ceil(seconds / 60), 60)
     parts = [(hours, "hour"), (minutes, "minute")]
     return " ".join(f"{count} {unit}{'s' * (count != 1)}" for count, unit in parts if count)
+
+
+def _converse(lab_url: str, token: str) -> int:
+    """Serve requests from standard input until it ends."""
+    lines = iter(sys.stdin.buffer.readline, b"")
+    while (length := _frame_length(lines)) is not None:
+        request = json.loads(sys.stdin.buffer.read(length))
+        answer = {"jsonrpc": "2.0", "id": request.get("id")}
+        method = request.get("method")
+        try:
+            if method == "connect":
+                answer["result"] = {"version": VERSION}
+            elif method == "auth.getStatus":
+                answer["result"] = {"isAuthenticated": bool(token)}
+            elif method == "account.getQuota":
+                answer["result"] = {"quotaSnapshots": _quota(lab_url, token)}
+            else:
+                answer["error"] = {"code": -32601, "message": f"Unhandled method {method}"}
+        except Trouble as trouble:
+            answer["error"] = {"code": -32603, "message": str(trouble)}
+        body = json.dumps(answer)
+        _write(f"Content-Length: {len(body)}\r\n\r\n{body}")
+    return 0
+
+
+def _frame_length(lines: Iterator[bytes]) -> int | None:
+    """The length of the next message, None at the end of the input."""
+    length = None
+    for line in lines:
+        if not line.strip():
+            return length
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    return None
+
+
+def _quota(lab_url: str, token: str) -> dict[str, dict[str, object]]:
+    """The service's quotas in the tool's words; what the service does not say is left out.
+
+    Raises:
+        Trouble: The service tells none.
+    """
+    try:
+        with _call("GET", f"{lab_url.removesuffix('/v1')}/copilot_internal/user", token) as stream:
+            lines = iter(stream.readline, b"")
+            status, _ = _head(lines)
+            if status == 401:
+                raise Trouble("Authentication token found but could not be validated")
+            if status != 200:
+                raise Trouble(f"Failed to fetch quota: {status or 'ECONNRESET'}")
+            told = json.loads(b"".join(lines))
+    except OSError as error:
+        raise Trouble(f"Failed to fetch quota: {error.strerror or error}") from None
+    except ValueError:
+        raise Trouble("Failed to fetch quota: unexpected token, which is not valid JSON") from None
+    found = {}
+    for name, snapshot in told.get("quota_snapshots", {}).items():
+        limit, left = snapshot.get("entitlement"), snapshot.get("remaining")
+        entry = {
+            "isUnlimitedEntitlement": snapshot.get("unlimited"),
+            "entitlementRequests": limit,
+            "usedRequests": _difference(limit, left),
+            "remainingPercentage": snapshot.get("percent_remaining"),
+            "resetDate": told.get("quota_reset_date_utc"),
+        }
+        found[name] = {key: value for key, value in entry.items() if value is not None}
+    return found
+
+
+def _difference(limit: str | float | None, left: str | float | None) -> str | float | None:
+    """What is used, written as the service wrote what is left: as a number or as text."""
+    if left is None or limit is None:
+        return None
+    used = float(limit) - float(left)
+    return str(used) if isinstance(left, str) else used
 
 
 def _write(text: str) -> None:

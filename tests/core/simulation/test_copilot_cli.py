@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 
 from smartfallback.model.outcomes import ErrorCategory
+from smartfallback.model.quota import QuotaReading, TruthLabel, WindowKind
 from smartfallback.model.requests import Message, Role
+from smartfallback.model.specs import AccountSpec
+from smartfallback.quota_sources.base import QuotaFault, QuotaSourceError
+from smartfallback.quota_sources.copilot import CopilotQuotaSource
 from smartfallback.simulation.copilot_cli import install_copilot
 from smartfallback.simulation.faults import (
     Banned,
@@ -24,6 +28,8 @@ from smartfallback.simulation.faults import (
     HttpStatus,
     KeyRevoked,
     OverloadInStream,
+    QuotaApiFault,
+    QuotaTrouble,
     QuotaWall,
     ResetConnection,
     SafetyBlock,
@@ -128,6 +134,85 @@ async def test_an_abandoned_answer_hangs_up_on_the_upstream(lab: Lab, tool: Path
         await chunks.aclose()
         async with asyncio.timeout(20):
             await lab.until(lambda: lab.counters(NAME).disconnects == 1)
+
+
+async def told(tool: Path, clock: FakeClock) -> QuotaReading:
+    """The quota of whoever is logged in to the tool, with no other way to ask for it."""
+    source = CopilotQuotaSource(copilot_pool(tool, key=None), clock)
+    try:
+        return await source.read(AccountSpec("seat"))
+    finally:
+        await source.aclose()
+
+
+@pytest.fixture
+def logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COPILOT_GITHUB_TOKEN", "GITHUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GH_TOKEN", key(ACCOUNT).reveal())
+
+
+@pytest.mark.usefixtures("logged_in")
+@pytest.mark.parametrize(
+    ("trouble", "percent"),
+    [
+        (None, 25.0),
+        (QuotaTrouble.STRINGS, 25.0),
+        (QuotaTrouble.FRACTIONS, 25.00025),
+        (QuotaTrouble.NO_DATES, 25.0),
+        (QuotaTrouble.OVERAGE, 100.0125),
+        (QuotaTrouble.NO_FRACTION, None),
+        (QuotaTrouble.PLACEHOLDER, None),
+        (QuotaTrouble.EMPTY, None),
+    ],
+)
+async def test_the_quota_is_told_by_the_tool_s_own_protocol(
+    lab: Lab, tool: Path, clock: FakeClock, trouble: QuotaTrouble | None, percent: float | None
+) -> None:
+    lab.set_used(NAME, ACCOUNT, 25_000)
+    if trouble is not None:
+        lab.set_fault(NAME, QuotaApiFault(trouble))
+    reading = await told(tool, clock)
+    assert reading.source == "copilot tool"
+    assert reading.percent == (percent if percent is None else pytest.approx(percent))
+    assert reading.label is (TruthLabel.UNKNOWN if percent is None else TruthLabel.REPORTED)
+    assert lab.counters(NAME, ACCOUNT).quota_reads == 1
+    assert lab.counters(NAME).requests == 0
+    if trouble is None:
+        (window,) = reading.windows
+        assert (window.kind, window.limit) == (WindowKind.MONTH, 100_000)
+        assert window.resets_at is not None
+
+
+@pytest.mark.usefixtures("logged_in")
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (QuotaApiFault(QuotaTrouble.ERROR), QuotaFault.UNAVAILABLE),
+        (QuotaApiFault(QuotaTrouble.HTML), QuotaFault.UNAVAILABLE),
+        (QuotaApiFault(QuotaTrouble.ABSENT), QuotaFault.UNAVAILABLE),
+        (ResetConnection(), QuotaFault.UNAVAILABLE),
+        (KeyRevoked(), QuotaFault.UNAUTHORIZED),
+    ],
+    ids=str,
+)
+async def test_a_quota_that_the_service_does_not_tell_is_no_quota(
+    lab: Lab, tool: Path, clock: FakeClock, fault: Fault, kind: QuotaFault
+) -> None:
+    lab.set_fault(NAME, fault)
+    with pytest.raises(QuotaSourceError) as refused:
+        await told(tool, clock)
+    assert refused.value.kind is kind
+
+
+async def test_without_a_login_the_tool_tells_no_quota(
+    tool: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(QuotaSourceError, match="nobody is logged in") as refused:
+        await told(tool, clock)
+    assert refused.value.kind is QuotaFault.UNAUTHORIZED
 
 
 @pytest.mark.parametrize(
