@@ -32,7 +32,7 @@ from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
-from smartfallback.quota_sources.refresher import Watch
+from smartfallback.quota_sources.refresher import RefreshStats, Watch
 from smartfallback.state.base import StateStore
 
 ProviderFactory = Callable[[PoolSpec, Clock], Provider]
@@ -102,6 +102,7 @@ class Orchestrator:
             budget=RetryBudget(),
             capacity=capacity,
             learn=lambda account, limits: self._quota.learn(account, limits),
+            check=lambda account_id: self._quota.check(account_id),
         )
         if source_factory is None:
             source_factory = _built_in_sources if provider_factory is None else without_sources
@@ -208,6 +209,11 @@ class Orchestrator:
     def snapshot(self) -> Snapshot:
         """The state of everything now, as a frozen tree that any thread may read."""
         return self._observer.snapshot()
+
+    @property
+    def quota_checks(self) -> RefreshStats | None:
+        """How many of the attempts met a fresh quota in the cache; None without any quota source."""
+        return self._quota.stats
 
     def subscribe(self, backlog: int = DEFAULT_BACKLOG) -> Subscription:
         """A bounded backlog of all events but deltas, starting now; drain it from any thread."""

@@ -81,6 +81,11 @@ class QuotaDesk:
         """What the cache did so far; None without any source."""
         return None if self._refresher is None else self._refresher.stats
 
+    def check(self, account_id: str) -> None:
+        """An attempt relies on what is known of the account's quota; counts whether that was fresh."""
+        if self._refresher is not None and account_id in self._watched:
+            self._refresher.note_check(account_id)
+
     def has_source(self, account_id: str) -> bool:
         """Whether the account's quota can be asked for."""
         return account_id in self._watched

@@ -53,6 +53,7 @@ class Services:
     budget: RetryBudget
     capacity: Capacity
     learn: Callable[[AccountRuntime, Sequence[WindowReading]], None]
+    check: Callable[[str], None]
 
 
 class Run:
@@ -138,6 +139,7 @@ class Run:
     def _begin(self, grant: Grant) -> AttemptStarted:
         request = self._request
         number = len(self._records) + 1
+        self._services.check(grant.account.id)
         call = Call(
             account=grant.account.spec,
             pool=grant.pool.spec,

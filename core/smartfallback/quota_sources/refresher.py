@@ -40,7 +40,7 @@ class RefreshStats(NamedTuple):
     """What the cache did.
 
     Attributes:
-        checks: How often a quota was asked for.
+        checks: How often somebody relied on a quota: each attempt does so once.
         from_cache: How many of them met an answer within its TTL, or the fresh knowledge that there is
             nothing to ask. All others got what was left (stale, estimated or none), also without a call.
         calls: Calls to sources.
@@ -153,15 +153,24 @@ class QuotaRefresher:
         Raises:
             KeyError: The account has no source.
         """
+        self.note_check(account)
         entry = self._entries[account]
-        self._checks += 1
         if entry.reading is None:
             return None
-        if self._clock.monotonic() <= entry.holds_until:
-            self._from_cache += 1
         if entry.reading.label is TruthLabel.ESTIMATED:
             return entry.reading
         return as_of(entry.reading, ttl_s=entry.watch.source.ttl_s, now=self._clock.time())
+
+    def note_check(self, account: str) -> None:
+        """Count a check of the account's quota: somebody relied on what is known of it now.
+
+        Raises:
+            KeyError: The account has no source.
+        """
+        entry = self._entries[account]
+        self._checks += 1
+        if entry.reading is not None and self._clock.monotonic() <= entry.holds_until:
+            self._from_cache += 1
 
     def tick(self) -> None:
         """Start what is due. The background task does so every second."""
