@@ -100,17 +100,17 @@ class ConsoleApp(App[None]):
     def on_key(self, event: events.Key) -> None:
         """Give a key to the field that was opened after it was typed.
 
-        A field keeps what it can take; such a key comes by here only if it went to what had the focus
-        before. Without this, a command line typed in one go would lose its first letters.
+        A key comes by here when nothing kept it, or when it went to what had the focus before the field.
+        It is therefore offered to the field once more, in its turn; without that, a command line typed in
+        one go would lose its first letters, or be entered before they are in it.
         """
         field = self.focused
         if any(event is passed for passed in self._passed_on) or not isinstance(field, Input | TextArea):
             return
-        if field.check_consume_key(event.key, event.character):
-            event.prevent_default()
-            again = events.Key(event.key, event.character)
-            self._passed_on.append(again)
-            field.post_message(again)
+        event.prevent_default()
+        again = events.Key(event.key, event.character)
+        self._passed_on.append(again)
+        field._forward_event(again)
 
     def panic(self, *renderables: RenderableType) -> None:
         """End on an error that is known only as a picture of it, such as one of the input thread."""

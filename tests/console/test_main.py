@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import pty
 import select
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
+from aiohttp import web
 
 from smartfallback_console.crash import tell
 from smartfallback_console.main import EXIT_CONFIGURATION, EXIT_CRASH, run
+from support.http_servers import KEY, http_server
 
 
 def test_a_bad_configuration_is_one_report_and_exit_code_2(
@@ -45,12 +51,16 @@ Dashboard.look = look
 """
 
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
 class Terminal:
     """The console in a terminal of its own."""
 
-    def __init__(self, home: Path, code: str = START) -> None:
+    def __init__(self, home: Path, code: str = START, variables: Mapping[str, str] = NOTHING) -> None:
         environment = {
             **os.environ,
+            **variables,
             "TERM": "xterm-256color",
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_STATE_HOME": str(home / "state"),
@@ -88,7 +98,7 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-PATIENCE_S = 120
+PATIENCE_S = 60
 """So long a machine may be too busy; no test takes it."""
 
 
@@ -136,6 +146,54 @@ def test_a_crash_whose_details_cannot_be_kept_is_told_all_the_same(tmp_path: Pat
     assert "ValueError: no room" in sentence
     assert "could not be kept" in sentence
     assert "\x1b" not in sentence
+
+
+CONFIG = """
+[pools.orchard]
+provider = "openai"
+model = "pomona-1"
+base_url = "{url}/v1"
+[[pools.orchard.accounts]]
+id = "tree-7"
+api_key = {{ env = "ORCHARD_KEY" }}
+[chains.default]
+pools = ["orchard"]
+"""
+
+
+async def answer_in_pears(request: web.Request) -> web.StreamResponse:
+    """One answer as an OpenAI-compatible server streams it."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for delta, finish in (
+        ({"role": "assistant"}, None),
+        ({"content": "conference-pears"}, None),
+        ({}, "stop"),
+    ):
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        await response.write(f"data: {json.dumps({'id': 'a', 'choices': [choice]})}\n\n".encode())
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+async def test_a_configured_account_answers_a_chat_end_to_end(tmp_path: Path) -> None:
+    async with http_server(answer_in_pears) as server:
+        path = tmp_path / "config.toml"
+        path.write_text(CONFIG.format(url=server.url))
+        code = f"from smartfallback_console.main import main; main(['--config', {str(path)!r}])"
+        terminal = Terminal(tmp_path, code, {"ORCHARD_KEY": KEY})
+        await asyncio.to_thread(terminal.until, b"tree-7")
+        os.write(terminal.fd, b"iwhich fruit?\r")
+        await asyncio.to_thread(terminal.until, b"conference-pears")
+        await asyncio.to_thread(terminal.until, "tree-7 ✓".encode())
+        os.write(terminal.fd, b"\x03")
+        assert await asyncio.to_thread(terminal.wait) == 0
+    (seen,) = server.seen
+    assert seen.path == "/v1/chat/completions"
+    assert seen.headers["authorization"] == f"Bearer {KEY}"
+    assert seen.body["messages"][-1]["content"] == "which fruit?"
+    assert b"SIMULATED" not in terminal.seen
+    assert KEY.encode() not in terminal.seen
 
 
 def children_end(group: int) -> bool:

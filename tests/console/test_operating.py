@@ -21,6 +21,7 @@ from smartfallback.model.commands import (
 )
 from smartfallback.model.specs import Strategy
 from smartfallback_console.actions import ACTIONS
+from smartfallback_console.chat.pane import ChatPane
 from smartfallback_console.dialogs.choose import ChooseDialog
 from smartfallback_console.dialogs.confirm import ConfirmDialog
 from smartfallback_console.screens.help import HelpScreen
@@ -259,3 +260,20 @@ async def test_keys_typed_ahead_belong_to_the_line_that_was_opened(console: Open
         assert not running.dashboard.feed.paused
         assert running.dashboard.focused is not None
         assert "dpxq" in running.screen_text()
+
+
+async def test_a_command_typed_in_one_go_is_entered_whole(console: Opener) -> None:
+    async with console() as running:
+        for character in ":theme paper\r":
+            key = {":": "colon", " ": "space", "\r": "enter"}.get(character, character)
+            running.app.post_message(Key(key, character))
+        await running.pilot.pause()
+        await running.pilot.pause()
+        assert running.app.theme == "paper"
+        for character in "i/pin ag-3\r":
+            running.app.post_message(
+                Key({" ": "space", "/": "slash", "\r": "enter"}.get(character, character), character)
+            )
+        await running.pilot.pause()
+        await running.pilot.pause()
+        assert running.dashboard.query_one(ChatPane).conversation.pin == "ag-3"

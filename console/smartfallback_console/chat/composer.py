@@ -15,6 +15,8 @@ from smartfallback_console.formatting import fit
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
+    from textual import events
+
     from smartfallback_console.ink import Ink
 
 PLACEHOLDER = "Ask the chain · / for commands"
@@ -26,7 +28,7 @@ class Composer(TextArea):
     """A text field that grows with its text, sends on enter and recalls what was sent before."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", key_display="enter", priority=True),
+        Binding("enter", "send", "Send", key_display="enter"),
         Binding("ctrl+j,shift+enter,alt+enter", "newline", "New line", key_display="ctrl+j"),
         Binding("escape", "stop", "Stop", key_display="esc"),
         Binding("escape", "leave", "Leave", key_display="esc"),
@@ -78,6 +80,13 @@ class Composer(TextArea):
         self._recall = recall
         self._hints = hints
         self._recalled: int | None = None
+
+    def on_key(self, event: events.Key) -> None:
+        """Enter sends, in its turn: the letters typed before it are in the text by then."""
+        if event.key == "enter":
+            event.stop()
+            event.prevent_default()
+            self.action_send()
 
     def put(self, text: str) -> None:
         """Replace what is typed, with the cursor at its end."""
