@@ -120,8 +120,9 @@ class Scene:
 
     def _read_now(self, account: str) -> bool:
         bound = self.account(account).quota.bound
-        reported = bound is not None and bound.label is TruthLabel.REPORTED
-        return reported and bound.read_at == self.clock.time()
+        if bound is None or bound.label is not TruthLabel.REPORTED:
+            return False
+        return bound.read_at == self.clock.time()
 
 
 @asynccontextmanager
