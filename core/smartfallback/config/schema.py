@@ -4,6 +4,7 @@ The schema checks each value for itself; :mod:`smartfallback.config.relations` c
 mean to each other, and secrets are read by :mod:`smartfallback.config.secret_references`.
 """
 
+import unicodedata
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -45,6 +46,21 @@ def _name(value: str) -> str:
     return value
 
 
+def _account_id(value: str) -> str:
+    # Circuits of one model of an account are named account/model.
+    if "/" in value:
+        raise refusal(
+            "holds a slash, which stands between account and model in the names of circuits",
+            allowed='an id without "/"',
+            suggestion='write "-" instead',
+        )
+    if any(unicodedata.category(char) in _MOVES_LINES for char in value):
+        raise refusal("holds a control character", allowed="an id on one line")
+    if len(value) > LONGEST_ID:
+        raise refusal(f"is {len(value)} characters long", allowed=f"at most {LONGEST_ID} characters")
+    return value
+
+
 def _http_url(value: str) -> str:
     allowed = 'an address such as "https://host/v1" or "http://127.0.0.1:8080/v1"'
     try:
@@ -72,8 +88,12 @@ def _quota_address(value: str) -> str:
 
 
 _RUNS_COMMAND = (ProviderKind.COPILOT,)
+LONGEST_ID = 200
+_MOVES_LINES = frozenset({"Cc", "Zl", "Zp"})
+"""Unicode's control characters and separators of lines and paragraphs."""
 
 Name = Annotated[str, AfterValidator(_name)]
+AccountId = Annotated[Name, AfterValidator(_account_id)]
 QuotaAddress = Annotated[str, AfterValidator(_quota_address)]
 Url = Annotated[str, AfterValidator(_http_url)]
 Positive = Annotated[float, Field(gt=0)]
@@ -123,7 +143,7 @@ class WindowTable(Table):
 class AccountTable(Table):
     """One ``[[pools.NAME.accounts]]``."""
 
-    id: Name
+    id: AccountId
     api_key: SecretReference = None
     quota: list[WindowTable] = []
     max_concurrency: Count = 8

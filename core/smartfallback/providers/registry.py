@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from smartfallback.clock import Clock
 from smartfallback.model.specs import PoolSpec, ProviderKind
 from smartfallback.providers.base import Provider
 
 
-def build_provider(pool: PoolSpec, clock: Clock) -> Provider:
+def build_provider(pool: PoolSpec, clock: Clock, on_notice: Callable[[str], None] | None = None) -> Provider:
     """The adapter for ``pool``, importing what that kind needs and nothing else.
 
     Args:
         pool: Whose accounts the adapter serves.
         clock: What adapters read dates and waits against.
+        on_notice: Told on the event loop, in a sentence, what the operator should know of the adapter's own
+            parts, such as a child process that was lost.
     """
     match pool.provider:
         case ProviderKind.GEMINI:
@@ -26,7 +30,7 @@ def build_provider(pool: PoolSpec, clock: Clock) -> Provider:
         case ProviderKind.LOCAL:
             from smartfallback.providers.local import LocalProvider
 
-            return LocalProvider(pool, clock)
+            return LocalProvider(pool, clock, on_notice=on_notice)
         case ProviderKind.COPILOT:
             from smartfallback.providers.copilot import CopilotProvider
 
