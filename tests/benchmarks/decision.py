@@ -31,7 +31,7 @@ from smartfallback import (
     WindowKind,
     WindowSpec,
 )
-from smartfallback.engine.planner import Walk
+from smartfallback.engine.walk import Walk
 from smartfallback.providers.base import Call, Chunk
 
 SIZES = (8, 1_000, 100_000)

@@ -50,6 +50,7 @@ class ScriptedUpstream:
         self.closed: list[str] = []
         self.defaults: dict[str, tuple[Chunk | Failure | Exception | Pause, ...]] = {}
         self.missing = ""
+        self.fault: Exception | None = None
         self._queued: dict[str, deque[tuple[Chunk | Failure | Exception | Pause, ...]]] = defaultdict(deque)
 
     def provider(self, pool: PoolSpec, clock: Clock) -> ScriptedProvider:
@@ -74,6 +75,8 @@ class ScriptedProvider:
         self._upstream = upstream
 
     def unavailable(self) -> str:
+        if self._upstream.fault is not None:
+            raise self._upstream.fault
         return self._upstream.missing
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from smartfallback.clock import Clock
 from smartfallback.engine.attempt import Attempt
 from smartfallback.engine.bus import Bus
-from smartfallback.engine.planner import Grant
+from smartfallback.engine.grant import Grant
 from smartfallback.model.events import (
     AttemptDiverted,
     AttemptFailed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
-from smartfallback.engine.planner import Grant
+from smartfallback.engine.grant import Grant
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.watch import Watch
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
@@ -20,6 +20,10 @@ _RECHECK_S = 0.25
 
 class Diverted(Exception):
     """An operator moved the attempt away before its first token."""
+
+
+class Stopped(Exception):
+    """The orchestrator closes; nobody is to blame for what the attempt did not bring."""
 
 
 class Attempt:
@@ -49,6 +53,7 @@ class Attempt:
         self._phase = TimeoutPhase.TOTAL
         self._divert_reason: str | None = None
         self._exhausted = False
+        self._stopped = False
 
     @property
     def latency_s(self) -> float:
@@ -61,6 +66,7 @@ class Attempt:
         Raises:
             ProviderError: The attempt failed, or a limit ran out.
             Diverted: :meth:`divert` was called.
+            Stopped: :meth:`stop` was called.
         """
         first_token_at = self.started + self.grant.pool.spec.timeouts.first_token_s
         limit = min(first_token_at, self._deadline)
@@ -96,6 +102,16 @@ class Attempt:
         self._watch.interrupt()
         return True
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the upstream is being waited for."""
+        return self._watch.waiting
+
+    def stop(self) -> None:
+        """End the attempt because everything ends."""
+        self._stopped = True
+        self._watch.interrupt()
+
     async def aclose(self) -> None:
         """End the upstream call; bounded, and safe after any error or cancellation."""
         self._watch.close()
@@ -110,10 +126,14 @@ class Attempt:
     async def _next(self, limit: float, phase: TimeoutPhase) -> Chunk:
         self._phase = phase
         try:
+            if self._stopped:
+                raise Stopped
             if self._divert_reason is not None:
                 raise Diverted(self._divert_reason)
             chunk = await self._watch.wait(anext(self._stream), limit)
         except TimeoutError:
+            if self._stopped:
+                raise Stopped from None
             if self._divert_reason is not None:
                 raise Diverted(self._divert_reason) from None
             raise ProviderError(self._timed_out()) from None
@@ -124,7 +144,7 @@ class Attempt:
                     Failure(ErrorCategory.MALFORMED_RESPONSE, "the answer ended before it began")
                 ) from None
             raise
-        except (ProviderError, Diverted):
+        except (ProviderError, Diverted, Stopped):
             raise
         except Exception as error:
             # A mistake in an adapter must not take the request's other candidates with it. Its text
@@ -149,6 +169,14 @@ class Attempt:
         elif self._phase is TimeoutPhase.FIRST_TOKEN and not self._has_alternative():
             return min(now + _RECHECK_S, self._deadline)
         return None
+
+    @property
+    def was_given_its_time(self) -> bool:
+        """Whether the upstream had as long as its pool allows before the request's deadline passed.
+
+        A caller in a hurry must not open circuits for everybody.
+        """
+        return not self.text_received and self.latency_s >= self.grant.pool.spec.timeouts.first_token_s
 
     def _timed_out(self) -> Failure:
         limits = self.grant.pool.spec.timeouts

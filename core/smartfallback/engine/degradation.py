@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smartfallback.engine.planner import Grant
+from smartfallback.engine.grant import Grant
 from smartfallback.engine.roster import Chain
 from smartfallback.model.decisions import Tier
 from smartfallback.model.requests import Degradation, DegradationKind, Message, Request, Role

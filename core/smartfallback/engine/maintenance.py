@@ -53,7 +53,11 @@ class Maintenance:
         self._meters.tick(now)
 
     def _check_availability(self, pool: PoolRuntime) -> None:
-        unavailable = pool.adapter.unavailable()
+        try:
+            unavailable = pool.adapter.unavailable()
+        except Exception as error:
+            # One faulty adapter must not end the care for all the others.
+            unavailable = f"its adapter failed with {type(error).__name__}"
         if unavailable != pool.unavailable:
             pool.unavailable = unavailable
             for account in pool.accounts:

@@ -97,7 +97,7 @@ class Operator:
         return account
 
     def _drain(self, account: AccountRuntime, reason: str) -> str:
-        if account.admin in (AdminState.DRAINING, AdminState.DRAINED):
+        if account.admin is not AdminState.ACTIVE:
             raise Refused(f"{account.id} is {account.admin.value} already")
         new = AdminState.DRAINING if account.in_flight else AdminState.DRAINED
         self._set_admin(account, new, reason)
@@ -128,6 +128,8 @@ class Operator:
         if account.admin is AdminState.DISABLED:
             self._settlement.set_admin(account, AdminState.ACTIVE, "", Actor.OPERATOR)
         self._placement.place(account, self._clock.monotonic())
+        if account.admin is not AdminState.ACTIVE:
+            return f"{account.id} needs attention no longer; it is still {account.admin.value}"
         return f"{account.id} is enabled"
 
     def _set_admin(self, account: AccountRuntime, new: AdminState, reason: str) -> None:
@@ -169,14 +171,14 @@ class Operator:
 
     def _reset(self, command: ResetCircuit) -> str:
         target = command.target
+        self._circuit(target)
         for account in self._roster.accounts_of(target):
             if target.scope is CircuitScope.MODEL:
                 account.model_blocks.pop(target.name.partition("/")[2], None)
-            else:
+            elif target.scope is CircuitScope.ACCOUNT:
                 account.cooldown_until = None
                 account.cooldown_reason = ""
                 account.model_blocks.clear()
-            if target.scope is CircuitScope.ACCOUNT:
                 account.ledger.clear_exhausted(self._clock.time())
         reason = command.reason or "reset"
         return self._on_circuit(target, lambda circuit, now: circuit.reset(reason, now), "reset")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
+from weakref import WeakSet
 
 from smartfallback.clock import Clock, SystemClock
 from smartfallback.engine.bus import DEFAULT_BACKLOG, Bus, Subscription
@@ -34,6 +36,8 @@ from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
 from smartfallback.quota_sources.refresher import RefreshStats, Watch
 from smartfallback.state.base import StateStore
+
+_CLOSE_LIMIT_S = 2.0
 
 ProviderFactory = Callable[[PoolSpec, Clock], Provider]
 
@@ -72,6 +76,7 @@ class Orchestrator:
         self._bus = Bus()
         self._requests = 0
         self._closed = False
+        self._runs: WeakSet[Run] = WeakSet()
         factory = provider_factory or _built_in_provider
         make_circuit = circuit_factory(rng, self._clock.monotonic, self._circuit_changed)
         self._roster = Roster(
@@ -94,7 +99,7 @@ class Orchestrator:
             on_room=capacity.freed,
         )
         self._services = Services(
-            planner=Planner(self._roster, self._placement, self._clock),
+            planner=Planner(self._placement, self._clock),
             settlement=settlement,
             bus=self._bus,
             clock=self._clock,
@@ -151,6 +156,7 @@ class Orchestrator:
     async def aclose(self) -> None:
         """Stop: no new requests, adapters closed, child processes gone, state saved. Safe to call twice."""
         self._closed = True
+        await self._end_runs()
         task, self._maintenance_task = self._maintenance_task, None
         if task is not None:
             task.cancel()
@@ -161,6 +167,16 @@ class Orchestrator:
         )
         if self._persistence is not None:
             await self._persistence.aclose()
+
+    async def _end_runs(self) -> None:
+        """End what runs before the adapters close under it, so that no upstream is blamed for that."""
+        for run in tuple(self._runs):
+            run.close()
+        self._services.capacity.close()
+        stopping = [run.stopped.wait() for run in tuple(self._runs) if run.waiting]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_LIMIT_S):
+                await asyncio.gather(*stopping)
 
     def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Answer ``request`` as typed events: routed, attempts, deltas, finished.
@@ -185,7 +201,14 @@ class Orchestrator:
             raise _refused(request_id, f"timeout_s must be above 0, not {request.timeout_s:g}")
         if self._closed:
             raise _refused(request_id, "the orchestrator is closed")
-        return Run(request_id, request, chain, self._services).events()
+        if request.max_output_tokens is not None and request.max_output_tokens < 1:
+            raise _refused(
+                request_id, f"max_output_tokens must be at least 1, not {request.max_output_tokens}"
+            )
+        pinned = None if request.pin is None else self._roster.accounts[request.pin]
+        run = Run(request_id, request, chain, self._services, pinned)
+        self._runs.add(run)
+        return run.events()
 
     async def chat(self, request: Request) -> Reply:
         """The whole answer to ``request``.

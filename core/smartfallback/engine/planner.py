@@ -3,98 +3,31 @@
 from __future__ import annotations
 
 from smartfallback.clock import Clock
+from smartfallback.engine.checks import Checks
+from smartfallback.engine.grant import Grant
 from smartfallback.engine.placement import Placement, pool_skips
-from smartfallback.engine.roster import AccountRuntime, Chain, PoolRuntime, Roster, Step
-from smartfallback.model.circuits import CircuitState
+from smartfallback.engine.roster import AccountRuntime, PoolRuntime, ProviderRuntime, Step
+from smartfallback.engine.walk import Walk
 from smartfallback.model.decisions import Decision, Rule, Skip, SkipReason, Tier
-from smartfallback.model.quota import QuotaEstimate
-from smartfallback.model.requests import Message, Request, characters
 from smartfallback.model.specs import ReserveRule
 from smartfallback.policy.circuit import Permit
-from smartfallback.policy.ledger import Reservation
 from smartfallback.policy.selection import Choice
 
 MOST_SKIPS = 32
 """So many skips a decision lists; those beyond are counted."""
 
-CHARACTERS_A_TOKEN = 4
-_TOKENS_A_MESSAGE = 4
-LEASE_SLACK_S = 30.0
-
-
-def estimate_tokens(messages: tuple[Message, ...]) -> int:
-    """Tokens of a conversation at four characters each, the usual rule of thumb for English text."""
-    return characters(messages) // CHARACTERS_A_TOKEN + _TOKENS_A_MESSAGE * len(messages)
-
-
-class Grant:
-    """Everything that an attempt holds while it runs: an account's slot, its quota and permits."""
-
-    __slots__ = (
-        "account",
-        "decision",
-        "estimate",
-        "model",
-        "model_permit",
-        "output_estimate",
-        "permit",
-        "pool",
-        "provider_permit",
-        "reservation",
-    )
-
-    def __init__(
-        self,
-        account: AccountRuntime,
-        model: str,
-        decision: Decision,
-        estimate: QuotaEstimate,
-        output_estimate: int,
-        reservation: Reservation,
-        permit: Permit,
-        provider_permit: Permit,
-        model_permit: Permit | None,
-    ) -> None:
-        self.account = account
-        self.pool = account.pool
-        self.model = model
-        self.decision = decision
-        self.estimate = estimate
-        self.output_estimate = output_estimate
-        self.reservation = reservation
-        self.permit = permit
-        self.provider_permit = provider_permit
-        self.model_permit = model_permit
-
-
-class Walk:
-    """One request's way through its chain: what it has tried and what it must not try."""
-
-    __slots__ = ("chain", "closed_pools", "messages", "request", "skips", "timeout_s", "tokens_in", "tried")
-
-    def __init__(self, request: Request, chain: Chain, timeout_s: float) -> None:
-        self.request = request
-        self.chain = chain
-        self.timeout_s = timeout_s
-        self.messages = request.messages
-        self.tokens_in = estimate_tokens(request.messages)
-        self.tried: set[AccountRuntime] = set()
-        self.closed_pools: set[PoolRuntime] = set()
-        self.skips: list[Skip] = []
-
-    def trim(self, messages: tuple[Message, ...]) -> None:
-        """Go on with a shorter conversation."""
-        self.messages = messages
-        self.tokens_in = estimate_tokens(messages)
+LEASE_SLACK_S = 6 * 3600.0
+"""An attempt always ends its hold itself. Leases run on the calendar's clock, so this one outlasts
+every step of it (an hour for a wrong time zone or DST) and frees only what was truly forgotten."""
 
 
 class Planner:
-    """Makes decisions. Everything it needs of the past stands in the roster; it keeps nothing."""
+    """Makes decisions. Everything it needs of the past stands with the accounts; it keeps nothing."""
 
-    def __init__(self, roster: Roster, placement: Placement, clock: Clock) -> None:
-        self._roster = roster
+    def __init__(self, placement: Placement, clock: Clock) -> None:
         self._placement = placement
         self._clock = clock
+        self._checks = Checks(clock)
 
     def choose(self, walk: Walk) -> Grant | None:
         """The next account for the request, with its quota reserved and its permits taken.
@@ -106,8 +39,8 @@ class Planner:
         request = walk.request
         skips: list[Skip] = []
         walk.skips = skips
-        if request.pin is not None:
-            return self._choose_pinned(walk, request.pin, now)
+        if walk.pinned is not None:
+            return self._choose_pinned(walk, walk.pinned, now)
         for step in walk.chain.steps:
             pool = step.pool
             if not step.in_reserve and pool.parked:
@@ -116,7 +49,7 @@ class Planner:
                 continue
             for choice in step.selection.candidates(now, request.session):
                 account = pool.accounts[choice.slot]
-                skip = self._check(walk, account, now)
+                skip = self._checks.account(walk, account, now)
                 if skip is None:
                     grant = self._take(walk, step, account, choice, now)
                     if grant is not None:
@@ -132,7 +65,7 @@ class Planner:
                 continue
             accounts = [pool.accounts[slot] for slot in pool.ramping]
             for account in sorted(accounts, key=lambda account: (account.last_used or 0.0, account.slot)):
-                if self._check(walk, account, now) is None:
+                if self._checks.account(walk, account, now) is None:
                     grant = self._take_coming_back(walk, account, Rule.COMING_BACK, now)
                     if grant is not None:
                         return grant
@@ -140,8 +73,8 @@ class Planner:
 
     def _take_coming_back(self, walk: Walk, account: AccountRuntime, rule: Rule, now: float) -> Grant | None:
         spec = account.pool.spec
-        percent = account.ledger.committed_percent(self._clock.time())
-        in_reserve = percent is not None and percent >= spec.thresholds.soft_limit
+        percent = account.ledger.used_percent(self._clock.time())
+        in_reserve = percent is not None and percent > spec.thresholds.soft_limit
         if in_reserve and spec.reserve is ReserveRule.NEVER:
             return None
         step = Step(account.pool, in_reserve=in_reserve)
@@ -156,11 +89,10 @@ class Planner:
         walk.skips = []
         return self._take_this(walk, account, Rule.RETRY, now)
 
-    def _choose_pinned(self, walk: Walk, account_id: str, now: float) -> Grant | None:
-        account = self._roster.accounts[account_id]
+    def _choose_pinned(self, walk: Walk, account: AccountRuntime, now: float) -> Grant | None:
         skip = account.parked
         if skip is None or skip.reason is SkipReason.SOFT_LIMIT or account.slot in account.pool.ramping:
-            skip = self._check(walk, account, now)
+            skip = self._checks.account(walk, account, now)
         if skip is not None:
             walk.skips.append(skip)
             return None
@@ -178,45 +110,29 @@ class Planner:
             return self._take_coming_back(walk, account, rule, now)
         return None
 
-    def has_alternative(self, walk: Walk, *, other_pool_than: PoolRuntime | None = None) -> bool:
-        """Whether any account not yet tried could serve the request now."""
-        if walk.request.pin is not None:
-            return False
+    def has_alternative(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> bool:
+        """Whether an account not yet tried could take the request now; ``outside`` a provider."""
         now = self._clock.monotonic()
         self._placement.wake(now)
-        for step in walk.chain.steps:
-            pool = step.pool
-            if pool is other_pool_than or not step.selection or not self._pool_may_serve(walk, pool, now):
-                continue
-            for choice in step.selection.candidates(now):
-                if self._check(walk, pool.accounts[choice.slot], now) is None:
-                    return True
-        return any(
-            self._check(walk, pool.accounts[slot], now) is None
-            for pool in walk.chain.pools
-            if pool.ramping and pool is not other_pool_than and self._pool_may_serve(walk, pool, now)
-            for slot in pool.ramping
-        )
+        return any(True for _ in self._checks.free(walk, now, outside=outside))
 
-    def saturated(self, walk: Walk) -> bool:
-        """Whether the request could be served if only an account had a free slot."""
-        return any(
-            pool.saturated
-            and pool not in walk.closed_pools
-            and pool.provider.circuit.admits(self._clock.monotonic())
-            for pool in walk.chain.pools
-        )
+    def has_busy(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> bool:
+        """Whether an account not yet tried could take the request if only it had a free slot."""
+        return any(True for _ in self._checks.busy(walk, self._clock.monotonic(), outside=outside))
 
     def next_available_at(self, walk: Walk) -> float | None:
         """When the first account of the chain is expected back, in epoch seconds."""
         now = self._clock.monotonic()
         wall = self._clock.time()
-        times = [
-            skip.until for pool in walk.chain.pools for skip in pool.parked.values() if skip.until is not None
-        ]
+        model = walk.request.model
+        times = []
         for pool in walk.chain.pools:
-            blocked_until = pool.provider.circuit.blocked_until(now)
-            if blocked_until is not None and not pool.provider.circuit.admits(now):
+            times += [skip.until for skip in pool.parked.values() if skip.until is not None]
+            blocks = [account.model_blocks.get(model or pool.spec.model) for account in pool.accounts]
+            times += [wall + block.until - now for block in blocks if block is not None]
+            circuit = pool.provider.circuit
+            blocked_until = circuit.blocked_until(now)
+            if blocked_until is not None and not circuit.admits(now):
                 times.append(wall + blocked_until - now)
         return min(times, default=None)
 
@@ -224,51 +140,10 @@ class Planner:
         """The checks that hold for a whole pool; a failed one is recorded once, not per account."""
         if pool in walk.closed_pools:
             return False
-        skip: Skip | None = None
-        spec = pool.spec
-        circuit = pool.provider.circuit
-        if pool.unavailable:
-            skip = Skip(pool.name, pool.name, SkipReason.UNAVAILABLE, pool.unavailable)
-        elif circuit.state is not CircuitState.CLOSED and not circuit.admits(now):
-            blocked_until = circuit.blocked_until(now)
-            until = None if blocked_until is None else self._clock.time() + blocked_until - now
-            skip = Skip(pool.name, pool.name, SkipReason.PROVIDER_CIRCUIT, circuit.cause, until)
-        elif spec.context_tokens is not None and walk.tokens_in > spec.context_tokens:
-            detail = f"about {walk.tokens_in} tokens, the model takes {spec.context_tokens}"
-            skip = Skip(pool.name, pool.name, SkipReason.CONTEXT, detail)
-        elif walk.request.requires and not walk.request.requires <= spec.capabilities:
-            missing = ", ".join(sorted(walk.request.requires - spec.capabilities))
-            skip = Skip(pool.name, pool.name, SkipReason.CAPABILITY, missing)
-        if skip is None:
-            return True
-        walk.skips.append(skip)
-        return False
-
-    def _check(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
-        """The checks that depend on the request."""
-        request = walk.request
-        if account in walk.tried:
-            return Skip(account.id, account.pool.name, SkipReason.TRIED)
-        if account.id in request.avoid:
-            return Skip(account.id, account.pool.name, SkipReason.EXCLUDED, "the request avoids it")
-        if account.model_blocks or account.model_circuits:
-            return self._check_model(walk, account, now)
-        return None
-
-    def _check_model(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
-        model = walk.request.model or account.pool.spec.model
-        circuit = account.model_circuits.get(model)
-        if circuit is not None and not circuit.admits(now):
-            return Skip(account.id, account.pool.name, SkipReason.MODEL_CIRCUIT, f"{model}: {circuit.cause}")
-        block = account.model_blocks.get(model)
-        if block is not None:
-            if block.until > now:
-                until = self._clock.time() + block.until - now
-                return Skip(
-                    account.id, account.pool.name, SkipReason.COOLDOWN, f"{model}: {block.reason}", until
-                )
-            del account.model_blocks[model]
-        return None
+        skip = self._checks.pool(walk, pool, now)
+        if skip is not None:
+            walk.skips.append(skip)
+        return skip is None
 
     def _take(
         self, walk: Walk, step: Step, account: AccountRuntime, choice: Choice, now: float
@@ -277,8 +152,7 @@ class Planner:
         pool = account.pool
         request = walk.request
         wall = self._clock.time()
-        output = request.max_output_tokens or pool.spec.default_output_tokens
-        estimate = QuotaEstimate(walk.tokens_in + output)
+        estimate, output = walk.expected(pool)
         reservation = account.ledger.reserve(estimate, wall, lease_s=walk.timeout_s + LEASE_SLACK_S)
         if reservation is None:
             detail = account.ledger.refusal(estimate, wall)

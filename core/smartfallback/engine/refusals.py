@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from smartfallback.engine.planner import Walk
+from smartfallback.engine.walk import Walk
 from smartfallback.model.decisions import SkipReason
 from smartfallback.model.outcomes import ErrorCategory, Failure, TimeoutPhase
 
@@ -23,6 +23,7 @@ _SHOWN = 4
 DEADLINE_PASSED = Failure(
     ErrorCategory.TIMEOUT, "the deadline passed before an account was free", phase=TimeoutPhase.TOTAL
 )
+CLOSED = Failure(ErrorCategory.TRANSIENT_ERROR, "the orchestrator was closed while the request ran")
 
 
 def nobody_can_serve(walk: Walk) -> Failure:

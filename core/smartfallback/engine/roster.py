@@ -226,7 +226,8 @@ class Roster:
         if target.scope is CircuitScope.PROVIDER:
             provider = self.providers.get(target.name)
             return [account for pool in provider.pools for account in pool.accounts] if provider else []
-        account = self.accounts.get(target.name.partition("/")[0])
+        of_model = target.scope is CircuitScope.MODEL
+        account = self.accounts.get(target.name.partition("/")[0] if of_model else target.name)
         return [account] if account else []
 
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 from smartfallback.clock import Clock
 from smartfallback.engine.announcer import Announcer
-from smartfallback.engine.attempt import Attempt, Diverted
+from smartfallback.engine.attempt import Attempt, Diverted, Stopped
 from smartfallback.engine.bus import Bus
-from smartfallback.engine.capacity import Capacity
+from smartfallback.engine.capacity import Capacity, Claim
 from smartfallback.engine.degradation import degradations, trimmed
-from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant, Planner, Walk
-from smartfallback.engine.refusals import DEADLINE_PASSED, nobody_can_serve
+from smartfallback.engine.grant import Grant
+from smartfallback.engine.planner import Planner
+from smartfallback.engine.refusals import CLOSED, DEADLINE_PASSED, nobody_can_serve
 from smartfallback.engine.roster import AccountRuntime, Chain
-from smartfallback.engine.settlement import Settlement
+from smartfallback.engine.settlement import Received, Settlement
+from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
 from smartfallback.model.decisions import SkipReason
 from smartfallback.model.events import (
     AttemptDiverted,
@@ -33,6 +35,7 @@ from smartfallback.model.outcomes import (
     NextStep,
     ProviderError,
     RequestError,
+    TimeoutPhase,
 )
 from smartfallback.model.quota import WindowReading
 from smartfallback.model.requests import Degradation, Reply, Request, Usage
@@ -59,7 +62,14 @@ class Services:
 class Run:
     """Yields the events of one request's life; its attempts follow each other until one answers."""
 
-    def __init__(self, request_id: str, request: Request, chain: Chain, services: Services) -> None:
+    def __init__(
+        self,
+        request_id: str,
+        request: Request,
+        chain: Chain,
+        services: Services,
+        pinned: AccountRuntime | None,
+    ) -> None:
         self._request_id = request_id
         self._request = request
         self._services = services
@@ -69,7 +79,7 @@ class Run:
         self._deadline = self._started + timeout_s
         self._chain = chain
         self._announce = Announcer(request_id, request.origin, chain.name, services.bus, services.clock)
-        self._walk = Walk(request, chain, timeout_s)
+        self._walk = Walk(request, chain, timeout_s, pinned)
         self._attempt: Attempt | None = None
         self._records: list[AttemptRecord] = []
         self._degradations: tuple[Degradation, ...] = ()
@@ -77,6 +87,20 @@ class Run:
         self._text: list[str] = []
         self._last_failure: Failure | None = None
         self._ended = False
+        self._closing = False
+        self.stopped = asyncio.Event()
+        """Set when nothing is held or waited for any more."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an upstream is being waited for."""
+        return self._attempt is not None and self._attempt.waiting
+
+    def close(self) -> None:
+        """End the request because the orchestrator closes; nobody is blamed."""
+        self._closing = True
+        if self._attempt is not None:
+            self._attempt.stop()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The request's events in order, ending with RequestFinished.
@@ -112,11 +136,17 @@ class Run:
             yield await self._finish(finish_reason, first_token_s)
         except RequestError as error:
             self._ended = True
+            stopped = self._release()
             self._announce.failed(error, self._elapsed())
+            if stopped is not None:
+                await stopped.aclose()
             raise
         finally:
-            if not self._ended:
-                await self._cancelled()
+            try:
+                if not self._ended:
+                    await self._cancelled()
+            finally:
+                self.stopped.set()
 
     async def _next_grant(self) -> Grant:
         """The next candidate; waits while all that could serve are busy.
@@ -125,16 +155,35 @@ class Run:
             RequestError: No account can serve the request.
         """
         services = self._services
+        walk = self._walk
         while True:
+            if self._closing:
+                raise self._error(CLOSED)
             if self._loop.time() >= self._deadline:
                 raise self._error(self._last_failure or DEADLINE_PASSED)
-            grant = services.planner.choose(self._walk)
+            grant = None if len(services.capacity) else services.planner.choose(walk)
+            if grant is None and (len(services.capacity) or services.planner.has_busy(walk)):
+                grant = await self._wait_in_line()
             if grant is not None:
                 return grant
-            if self._trim_for_context():
+            if self._closing or self._loop.time() >= self._deadline:
                 continue
-            if not (services.planner.saturated(self._walk) and await services.capacity.wait(self._deadline)):
-                raise self._error(self._last_failure or nobody_can_serve(self._walk))
+            if not self._trim_for_context():
+                raise self._error(self._last_failure or nobody_can_serve(walk))
+
+    async def _wait_in_line(self) -> Grant | None:
+        """A place handed over by somebody who left; None when there is none for this request."""
+        services = self._services
+        walk = self._walk
+        return await services.capacity.wait(
+            Claim(
+                kind=walk.kind,
+                take=lambda: services.planner.choose(walk),
+                hopeless=lambda: not services.planner.has_busy(walk),
+                give_back=lambda grant: services.settlement.given_up(grant, Received()),
+            ),
+            self._deadline,
+        )
 
     def _begin(self, grant: Grant) -> AttemptStarted:
         request = self._request
@@ -164,6 +213,8 @@ class Run:
             return await self._attempt_failed(error.failure)
         except Diverted as diverted:
             return await self._attempt_diverted(str(diverted))
+        except Stopped:
+            raise self._error(CLOSED) from None
         attempt.text_received = True
         self._services.settlement.answering(attempt.grant)
         return chunk
@@ -183,6 +234,8 @@ class Run:
                 return None
             event, _ = await self._attempt_failed(error.failure, broke_off=True)
             raise self._error(event.failure) from None
+        except Stopped:
+            raise self._error(CLOSED) from None
         return chunk
 
     async def _attempt_failed(
@@ -192,7 +245,8 @@ class Run:
         attempt = self._close_attempt()
         grant = attempt.grant
         self._last_failure = failure
-        services.settlement.failed(grant, failure, attempt.received)
+        in_a_hurry = failure.phase is TimeoutPhase.TOTAL and not attempt.was_given_its_time
+        services.settlement.failed(grant, failure, attempt.received, blame=not in_a_hurry)
         self._walk.tried.add(grant.account)
         recovery = (
             Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure, attempt.latency_s)
@@ -216,11 +270,13 @@ class Run:
     def _decide(self, grant: Grant, failure: Failure, attempt_s: float) -> Recovery:
         services = self._services
         switches_pool = RULES[failure.category].switch is SwitchScope.POOL or failure.permanent
-        other_than = grant.pool if switches_pool else None
+        outside = grant.pool.provider if switches_pool else None
+        planner, walk = services.planner, self._walk
         return next_step(
             failure,
             retries_done=self._retries_done,
-            has_alternative=services.planner.has_alternative(self._walk, other_pool_than=other_than),
+            has_alternative=planner.has_alternative(walk, outside=outside)
+            or planner.has_busy(walk, outside=outside),
             time_left_s=self._deadline - self._loop.time(),
             budget=lambda: services.budget.try_spend(services.clock.monotonic()),
             rng=services.rng,
@@ -297,15 +353,19 @@ class Run:
 
     async def _cancelled(self) -> None:
         """The caller went away, or the generator was closed before its end."""
-        services = self._services
-        attempt = self._attempt
-        if attempt is not None:
-            self._close_attempt()
-            services.settlement.given_up(attempt.grant, attempt.received)
-            self._record(attempt, AttemptResult.CANCELLED, None)
+        attempt = self._release()
         self._announce.cancelled(self._records, self._elapsed())
         if attempt is not None:
             await attempt.aclose()
+
+    def _release(self) -> Attempt | None:
+        """Give back what a running attempt holds, without blame; the attempt is yet to be closed."""
+        attempt = self._attempt
+        if attempt is not None:
+            self._close_attempt()
+            self._services.settlement.given_up(attempt.grant, attempt.received)
+            self._record(attempt, AttemptResult.CANCELLED, None)
+        return attempt
 
     def _current(self) -> Attempt:
         if self._attempt is None:

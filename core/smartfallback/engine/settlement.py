@@ -8,13 +8,14 @@ from typing import NamedTuple
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.forecasting import AccountForecast
+from smartfallback.engine.grant import Grant
 from smartfallback.engine.placement import Placement
-from smartfallback.engine.planner import CHARACTERS_A_TOKEN, Grant
 from smartfallback.engine.roster import AccountRuntime, Block, CircuitFactory, Roster
+from smartfallback.engine.walk import CHARACTERS_A_TOKEN
 from smartfallback.model.circuits import CircuitScope, CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState
 from smartfallback.model.events import Actor, AdminChanged, AttentionRaised, CooldownStarted
-from smartfallback.model.outcomes import Failure
+from smartfallback.model.outcomes import ErrorCategory, Failure
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.model.requests import Usage
 from smartfallback.policy.circuit import Circuit, Permit
@@ -80,14 +81,17 @@ class Settlement:
             circuit.release(permit, now)
         self._leave(grant, now)
 
-    def failed(self, grant: Grant, failure: Failure, received: Received) -> None:
-        """Record ``failure`` on the scopes of its category (SPEC section 6)."""
+    def failed(self, grant: Grant, failure: Failure, received: Received, *, blame: bool = True) -> None:
+        """Record ``failure`` on the scopes of its category (SPEC section 6).
+
+        Without ``blame`` the attempt ends as failed and no circuit hears of it.
+        """
         now = self._clock.monotonic()
         account = grant.account
         account.requests += 1
         account.failures += 1
         self._spend_partial(grant, received)
-        for scope, verdict in blamed(failure):
+        for scope, verdict in blamed(failure) if blame else ():
             if verdict is Verdict.RATE_LIMIT:
                 self._rate_limited(grant, failure, now)
             elif verdict is Verdict.EXHAUSTED:
@@ -96,6 +100,8 @@ class Settlement:
                 self._needs_attention(account, failure)
             else:
                 self._judge(grant, scope, verdict, failure, now)
+        if failure.category is ErrorCategory.TRANSIENT_ERROR and failure.retry_after_s is not None:
+            self._cool_down(account, now + failure.retry_after_s, failure, now)
         # What the category did not judge goes back without a verdict; a second end is a no-op.
         for circuit, permit in self._permits(grant):
             circuit.ignore(permit, now)
@@ -158,9 +164,8 @@ class Settlement:
         if scope is BlameScope.PROVIDER:
             judged = grant.pool.provider.circuit, grant.provider_permit
         elif scope is BlameScope.MODEL:
-            model = failure.model or grant.model
-            circuit = self._model_circuit(grant.account, model, now)
-            judged = circuit, _model_permit(grant, model, circuit, now)
+            circuit = self._model_circuit(grant.account, grant.model, now)
+            judged = circuit, _model_permit(grant, circuit, now)
         else:
             judged = grant.account.circuit, grant.permit
         circuit, permit = judged
@@ -172,6 +177,11 @@ class Settlement:
             circuit.fail(permit, now, str(failure))
 
     def _rate_limited(self, grant: Grant, failure: Failure, now: float) -> None:
+        """A rest for the account, or for the model that was asked for if the error names one.
+
+        The upstream may name the model otherwise than the caller did (an alias): what rests is what
+        was asked for.
+        """
         account = grant.account
         rest = (
             failure.retry_after_s if failure.retry_after_s is not None else grant.pool.spec.burst_cooldown_s
@@ -179,14 +189,14 @@ class Settlement:
         until = now + rest
         for sibling in self._sharing(account, failure):
             if failure.model is not None:
-                self._block_model(sibling, failure.model, until, failure, now)
+                self._block_model(sibling, grant.model, until, failure, now)
             else:
                 self._cool_down(sibling, until, failure, now)
             if sibling is not account:
                 self._placement.place(sibling, now)
         if failure.model is not None:
-            circuit = self._model_circuit(account, failure.model, now)
-            permit = _model_permit(grant, failure.model, circuit, now)
+            circuit = self._model_circuit(account, grant.model, now)
+            permit = _model_permit(grant, circuit, now)
             if permit is not None:
                 circuit.rate_limited(permit, now)
             return
@@ -234,9 +244,9 @@ class Settlement:
         if until is None and failure.retry_after_s is not None:
             until = wall + failure.retry_after_s
         for sibling in self._sharing(grant.account, failure):
-            if failure.model is not None and failure.model != sibling.pool.spec.model:
+            if failure.model is not None and grant.model != sibling.pool.spec.model:
                 rest = WALL_FALLBACK_S if until is None else until - wall
-                self._block_model(sibling, failure.model, now + rest, failure, now)
+                self._block_model(sibling, grant.model, now + rest, failure, now)
             else:
                 ends_at = self._placement.resets.wall_met(sibling, until, str(failure), now)
                 sibling.ledger.mark_exhausted(ends_at, wall, reason=str(failure))
@@ -258,12 +268,12 @@ class Settlement:
         bus.publish(CooldownStarted(bus.next_seq(), at, account.id, model, at + until - now, str(failure)))
 
 
-def _model_permit(grant: Grant, model: str, circuit: Circuit, now: float) -> Permit | None:
-    """The permit on which a result counts in a model's circuit.
+def _model_permit(grant: Grant, circuit: Circuit, now: float) -> Permit | None:
+    """The permit on which a result counts in the circuit of the attempt's model.
 
     An attempt without one began before the circuit was there. A closed circuit counts it all the
     same; in any other state it is a late result, which changes nothing.
     """
-    if grant.model_permit is not None and model == grant.model:
+    if grant.model_permit is not None:
         return grant.model_permit
     return circuit.acquire(now) if circuit.state is CircuitState.CLOSED else None

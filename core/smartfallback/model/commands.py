@@ -71,7 +71,7 @@ class CloseCircuit:
 
 @dataclass(frozen=True, slots=True)
 class ResetCircuit:
-    """Back to CLOSED with cleared counts and back-off, and any cooldown of the target lifted."""
+    """Back to CLOSED with cleared counts and back-off; an account's or model's cooldown is lifted too."""
 
     target: CircuitTarget
     reason: str = ""

@@ -90,7 +90,7 @@ async def provoke(
 ):
     process.upstream.queue(account, [failure(category, **fields)])
     with pytest.raises(RequestError):
-        await orchestrator.chat(ask(pin=account, timeout_s=1.0))
+        await orchestrator.chat(ask(pin=account, timeout_s=1.0, model=fields.get("model")))
 
 
 async def test_a_cooldown_ends_to_the_second_when_it_was_stated_to(process):

@@ -1,0 +1,102 @@
+"""The checks of an account that depend on the request. They only answer; recording is the planner's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from smartfallback.clock import Clock
+from smartfallback.engine.roster import AccountRuntime, PoolRuntime, ProviderRuntime
+from smartfallback.engine.walk import Walk
+from smartfallback.model.circuits import CircuitState
+from smartfallback.model.decisions import Skip, SkipReason
+
+
+class Checks:
+    """Why a pool, or an account of it, can't take a request; None when it can."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def pool(self, walk: Walk, pool: PoolRuntime, now: float) -> Skip | None:
+        """What keeps the whole pool from serving."""
+        spec = pool.spec
+        circuit = pool.provider.circuit
+        request = walk.request
+        if pool.unavailable:
+            return Skip(pool.name, pool.name, SkipReason.UNAVAILABLE, pool.unavailable)
+        if circuit.state is not CircuitState.CLOSED and not circuit.admits(now):
+            blocked_until = circuit.blocked_until(now)
+            until = None if blocked_until is None else self._clock.time() + blocked_until - now
+            return Skip(pool.name, pool.name, SkipReason.PROVIDER_CIRCUIT, circuit.cause, until)
+        if spec.context_tokens is not None and walk.tokens_in > spec.context_tokens:
+            detail = f"about {walk.tokens_in} tokens, the model takes {spec.context_tokens}"
+            return Skip(pool.name, pool.name, SkipReason.CONTEXT, detail)
+        if request.requires and not request.requires <= spec.capabilities:
+            missing = ", ".join(sorted(request.requires - spec.capabilities))
+            return Skip(pool.name, pool.name, SkipReason.CAPABILITY, missing)
+        return None
+
+    def account(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
+        """What keeps an account that serves others from serving this request."""
+        if account in walk.tried:
+            return Skip(account.id, account.pool.name, SkipReason.TRIED)
+        if account.id in walk.request.avoid:
+            return Skip(account.id, account.pool.name, SkipReason.EXCLUDED, "the request avoids it")
+        if account.model_blocks or account.model_circuits:
+            return self._model(walk, account, now)
+        return None
+
+    def free(
+        self, walk: Walk, now: float, *, outside: ProviderRuntime | None = None
+    ) -> Iterator[AccountRuntime]:
+        """The accounts not tried yet that could take the request now, those of ``outside`` left out."""
+        for step in walk.chain.steps:
+            if step.selection and self._open(walk, step.pool, outside, now):
+                for choice in step.selection.candidates(now):
+                    account = step.pool.accounts[choice.slot]
+                    if self._suits(walk, account, now):
+                        yield account
+        for pool in walk.chain.pools:
+            if pool.ramping and self._open(walk, pool, outside, now):
+                yield from self._suiting(walk, pool, pool.ramping, now)
+
+    def busy(
+        self, walk: Walk, now: float, *, outside: ProviderRuntime | None = None
+    ) -> Iterator[AccountRuntime]:
+        """Those that could take it if only one of their running requests had ended."""
+        for pool in walk.pools:
+            if pool.saturated and self._open(walk, pool, outside, now):
+                yield from self._suiting(walk, pool, pool.saturated, now)
+
+    def _open(self, walk: Walk, pool: PoolRuntime, outside: ProviderRuntime | None, now: float) -> bool:
+        if pool in walk.closed_pools or pool.provider is outside:
+            return False
+        return self.pool(walk, pool, now) is None
+
+    def _suiting(
+        self, walk: Walk, pool: PoolRuntime, slots: Iterable[int], now: float
+    ) -> Iterator[AccountRuntime]:
+        for slot in slots:
+            if self._suits(walk, pool.accounts[slot], now):
+                yield pool.accounts[slot]
+
+    def _suits(self, walk: Walk, account: AccountRuntime, now: float) -> bool:
+        pin = walk.request.pin
+        if (pin is not None and account.id != pin) or self.account(walk, account, now) is not None:
+            return False
+        estimate, _ = walk.expected(account.pool)
+        return not account.ledger.refusal(estimate, self._clock.time())
+
+    def _model(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
+        model = walk.request.model or account.pool.spec.model
+        circuit = account.model_circuits.get(model)
+        if circuit is not None and not circuit.admits(now):
+            return Skip(account.id, account.pool.name, SkipReason.MODEL_CIRCUIT, f"{model}: {circuit.cause}")
+        block = account.model_blocks.get(model)
+        if block is None:
+            return None
+        if block.until <= now:
+            del account.model_blocks[model]
+            return None
+        until = self._clock.time() + block.until - now
+        return Skip(account.id, account.pool.name, SkipReason.COOLDOWN, f"{model}: {block.reason}", until)
