@@ -18,7 +18,7 @@ from smartfallback_console.widgets.header import Header
 from smartfallback_console.widgets.pane_layout import PaneArea
 from smartfallback_console.widgets.routing_feed import RoutingFeed
 from support import console_data
-from support.console import Opener
+from support.console import Opener, settle
 from support.console_source import ScriptedSource
 
 
@@ -260,7 +260,7 @@ async def test_stale_numbers_are_not_shown_as_live(console: Opener) -> None:
     async with console() as running:
         assert running.dashboard.tick is not None
         running.dashboard.query_one(Header).show(replace(running.dashboard.tick, age_s=8.0))
-        await running.pilot.pause()
+        await settle(running.pilot)
         assert "No news from the core for 8s" in running.screen_text()
         assert "● live" not in running.screen_text()
 
@@ -289,7 +289,7 @@ async def test_every_size_holds_every_name(console: Opener, source: object) -> N
             await running.look()
             for pane in ("accounts", "metrics", "routing", "chat"):
                 running.dashboard.show_pane(pane)
-                await running.pilot.pause()
+                await settle(running.pilot)
                 text = running.screen_text()
                 assert "\x1b" not in text
                 assert "\u202e" not in text
@@ -353,7 +353,7 @@ async def test_the_mouse_chooses_and_presses(console: Opener) -> None:
         assert row[1] is not None
         assert row[1].id == "ag-2"
         await running.pilot.click("#keys", offset=(2, 0))
-        await running.pilot.pause()
+        await settle(running.pilot)
         assert "Drain ag-2?" in running.screen_text()
 
 

@@ -27,7 +27,7 @@ from smartfallback_console.dialogs.confirm import ConfirmDialog
 from smartfallback_console.screens.help import HelpScreen
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.prompt import Prompt
-from support.console import Opener
+from support.console import Opener, settle
 
 AG_1 = CircuitTarget(CircuitScope.ACCOUNT, "ag-1")
 GEMINI = CircuitTarget(CircuitScope.PROVIDER, "gemini")
@@ -107,7 +107,7 @@ async def test_command_lines(console: Opener) -> None:
     async with console() as running:
         for line, command in cases:
             running.dashboard.run_line(line)
-            await running.pilot.pause()
+            await settle(running.pilot)
             assert running.source.commands[-1] == command, line
         assert len(running.source.commands) == len(cases)
 
@@ -237,7 +237,7 @@ async def test_every_action_with_a_verb_or_key_is_in_the_help(console: Opener) -
 async def test_enable_brings_back_a_disabled_account(console: Opener) -> None:
     async with console() as running:
         running.dashboard.run_line("disable! ag-1")
-        await running.pilot.pause()
+        await settle(running.pilot)
         await running.look()
         await running.press("x")
         assert running.source.commands == [Disable("ag-1", ""), Enable("ag-1")]
@@ -254,8 +254,8 @@ async def test_keys_typed_ahead_belong_to_the_line_that_was_opened(console: Open
     async with console() as running:
         for key in (opener, "d", "p", "x", "q"):
             running.app.post_message(Key(key, key if len(key) == 1 else None))
-        await running.pilot.pause()
-        await running.pilot.pause()
+        await settle(running.pilot)
+        await settle(running.pilot)
         assert running.app.screen is running.dashboard
         assert not running.dashboard.feed.paused
         assert running.dashboard.focused is not None
@@ -267,13 +267,13 @@ async def test_a_command_typed_in_one_go_is_entered_whole(console: Opener) -> No
         for character in ":theme paper\r":
             key = {":": "colon", " ": "space", "\r": "enter"}.get(character, character)
             running.app.post_message(Key(key, character))
-        await running.pilot.pause()
-        await running.pilot.pause()
+        await settle(running.pilot)
+        await settle(running.pilot)
         assert running.app.theme == "paper"
         for character in "i/pin ag-3\r":
             running.app.post_message(
                 Key({" ": "space", "/": "slash", "\r": "enter"}.get(character, character), character)
             )
-        await running.pilot.pause()
-        await running.pilot.pause()
+        await settle(running.pilot)
+        await settle(running.pilot)
         assert running.dashboard.query_one(ChatPane).conversation.pin == "ag-3"

@@ -18,11 +18,11 @@ from smartfallback_console.chat.transcript import Transcript
 from smartfallback_console.chat.turn_view import Footer, Notice, TurnView
 from support.chat_script import ChatApp, ScriptedSource, demo_source
 from support.clock import FakeClock
+from support.console import key_event, press, settle
 from support.console_data import NOW, RATE_LIMIT, hostile_snapshot, snapshot
 
 OUTAGE = Failure(ErrorCategory.API_FAILURE, "Internal error encountered.", http_status=500)
 COPILOT = Degradation(DegradationKind.FALLBACK_POOL, "copilot instead of antigravity")
-KEYS = {" ": "space", "/": "slash", "-": "minus"}
 
 
 class Driver:
@@ -32,15 +32,16 @@ class Driver:
         self.app, self.pilot, self.source = app, pilot, source
 
     async def type(self, text: str) -> None:
-        await self.pilot.press(*(KEYS.get(character, character) for character in text))
+        for character in text:
+            self.app.post_message(key_event(character))
+        await settle(self.pilot)
 
     async def ask(self, text: str) -> None:
         self.app.post_message(Paste(text))
         await self.press("enter")
 
     async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
+        await press(self.pilot, *keys)
 
     async def look_until_ended(self) -> None:
         while self.app.chat.running:
@@ -49,7 +50,7 @@ class Driver:
     async def look(self, seconds: float = 0.2) -> None:
         self.app.clock.advance(seconds)
         await self.app.chat.look()
-        await self.pilot.pause()
+        await settle(self.pilot)
 
     @property
     def composer(self) -> Composer:
@@ -84,7 +85,7 @@ async def chat(
     source = source or demo_source()
     app = ChatApp(source, read_only=read_only)
     async with app.run_test(size=size) as pilot:
-        await pilot.pause()
+        await settle(pilot)
         yield Driver(app, pilot, source)
 
 
@@ -382,7 +383,7 @@ async def test_details_tell_every_attempt_and_why_it_was_chosen() -> None:
         await at.press("ctrl+o")
         assert "best of the top by score" not in at.screen
         await at.pilot.click(Footer)
-        await at.pilot.pause()
+        await settle(at.pilot)
         assert "best of the top by score" in at.screen
 
 
@@ -490,7 +491,7 @@ async def test_a_link_is_shown_and_not_opened(monkeypatch: pytest.MonkeyPatch) -
         for block, line in (("MarkdownParagraph", 0), ("FlatBlock", 1)):
             region = at.app.chat.query_one(block).region
             await at.pilot.click(offset=(region.x + 2, region.y + line))
-        await at.pilot.pause()
+        await settle(at.pilot)
         assert said == [("https://example.org/[/x]", False), ("https://example.org/b", False)]
         assert not opened
 
@@ -556,7 +557,7 @@ async def test_the_empty_state_tells_simulated_answers_once_the_core_is_up() -> 
         assert "Simulated" not in at.screen
         source.view = snapshot()
         at.app.chat.greet()
-        await at.pilot.pause()
+        await settle(at.pilot)
         assert "Simulated" in at.screen
         source.view = snapshot(simulated=False)
     async with chat(source) as at:
@@ -585,13 +586,13 @@ async def test_remarks_stand_above_the_running_answer() -> None:
 async def test_escape_leaves_an_idle_chat(read_only: bool) -> None:
     app = ConsoleApp(demo_source(), read_only=read_only, live=False, clock=FakeClock().monotonic)
     async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.pause()
-        await pilot.press("i")
-        await pilot.pause()
+        await settle(pilot)
+        await press(pilot, "i")
+        await settle(pilot)
         chat = app.screen.query_one(ChatPane)
         assert chat.has_focus_within
-        await pilot.press("escape")
-        await pilot.pause()
+        await press(pilot, "escape")
+        await settle(pilot)
         assert not chat.has_focus_within
         assert app.screen.focused is not None
         assert app.screen.focused.id == "accounts"
