@@ -46,13 +46,17 @@ class Upstream:
 
 @asynccontextmanager
 async def http_server(handler: Handler) -> AsyncIterator[Upstream]:
-    """An HTTP server on a free port that gives every POST to ``handler``."""
+    """An HTTP server on a free port that gives every request to ``handler``."""
     upstream = Upstream()
 
     async def record(request: web.Request) -> web.StreamResponse:
         text = await request.text()
         upstream.seen.append(
-            Seen(request.path_qs, {k.lower(): v for k, v in request.headers.items()}, json.loads(text))
+            Seen(
+                request.path_qs,
+                {k.lower(): v for k, v in request.headers.items()},
+                json.loads(text or "null"),
+            )
         )
         peer = request.transport.get_extra_info("peername") if request.transport else None
         upstream.connections.add(str(peer))
@@ -63,7 +67,7 @@ async def http_server(handler: Handler) -> AsyncIterator[Upstream]:
             raise
 
     app = web.Application(client_max_size=64 * 1024 * 1024)
-    app.router.add_post("/{path:.*}", record)
+    app.router.add_route("*", "/{path:.*}", record)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -28,7 +28,7 @@ from smartfallback.providers import copilot_prompt
 from smartfallback.providers.base import Call, Chunk, Provider
 from smartfallback.providers.copilot_errors import INSTALL, Ending
 from smartfallback.providers.copilot_output import GarbledError, OutputText
-from smartfallback.providers.copilot_tool import ToolLocator, environment, secrets_in
+from smartfallback.providers.copilot_tool import ToolEnvironment, ToolLocator, environment, secrets_in
 from smartfallback.providers.http_errors import clean, hint_for, malformed
 from smartfallback.providers.subprocess_stream import CommandStream, SilenceError
 
@@ -107,9 +107,7 @@ class CopilotProvider:
             code = await run.exit_code()
             rest = self._understood(output, None, call.account) if code == 0 else ""
             if code != 0 or output.held.strip() or not output.characters:
-                # Text that was let through is the answer's; only what was held back may be a complaint.
-                words = f"{run.errors}\n{output.held}"
-                raise ProviderError(self._ending(call, env, code, words, output).failure())
+                raise ProviderError(self._ending(call, env, code, run, output).failure())
             yield Chunk("".join((*whole, rest)), "stop")
         finally:
             self._running.pop(run, None)
@@ -127,7 +125,7 @@ class CopilotProvider:
             await self._api.aclose()
 
     async def _start(
-        self, call: Call, tool: tuple[str, ...], env: dict[str, str], folder: Path
+        self, call: Call, tool: tuple[str, ...], env: ToolEnvironment, folder: Path
     ) -> CommandStream:
         prompt = copilot_prompt.encode(copilot_prompt.render(call.messages))
         argv = [*tool]
@@ -169,8 +167,10 @@ class CopilotProvider:
             raise ProviderError(malformed(f"copilot {error}", account)) from None
 
     def _ending(
-        self, call: Call, env: dict[str, str], code: int | None, words: str, output: OutputText
+        self, call: Call, env: ToolEnvironment, code: int | None, run: CommandStream, output: OutputText
     ) -> Ending:
+        # Text that was let through is the answer's; only what was held back may be a complaint.
+        words = f"{run.errors}\n{output.held}"
         return Ending(
             code, words, output.characters, call.account, call.model, secrets_in(env), self._clock.time()
         )
@@ -220,24 +220,26 @@ class CopilotProvider:
         return self._api.stream(call)
 
 
-def _environment(account: AccountSpec) -> dict[str, str]:
+def _environment(account: AccountSpec) -> ToolEnvironment:
     """The tool's environment.
 
     Raises:
         ProviderError: The account's key can't be a variable's value.
     """
     env = environment(account, os.environ)
-    if account.api_key is not None:
-        key = env["GH_TOKEN"]
-        if not key or not key.isascii() or not key.isprintable():
-            raise ProviderError(
-                Failure(
-                    ErrorCategory.AUTHENTICATION,
-                    clean(f"the key of account {account.id} is empty or holds characters that no key has"),
-                    hint=hint_for(ErrorCategory.AUTHENTICATION, account),
-                )
+    if account.api_key is not None and not _usable(env["GH_TOKEN"]):
+        raise ProviderError(
+            Failure(
+                ErrorCategory.AUTHENTICATION,
+                clean(f"the key of account {account.id} is empty or holds characters that no key has"),
+                hint=hint_for(ErrorCategory.AUTHENTICATION, account),
             )
+        )
     return env
+
+
+def _usable(key: str) -> bool:
+    return bool(key) and key.isascii() and key.isprintable()
 
 
 def _private_folder() -> Path:

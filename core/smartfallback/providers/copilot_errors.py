@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -102,7 +102,7 @@ class Ending:
     """
 
     code: int | None
-    words: str
+    words: str = field(repr=False)
     characters: int
     account: AccountSpec
     model: str

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from smartfallback.clock import Clock
-from smartfallback.model.secrets import Secret
+from smartfallback.model.secrets import MASK, Secret
 from smartfallback.model.specs import AccountSpec
 
 NAME: Final = "copilot"
@@ -78,7 +78,31 @@ class ToolLocator:
         self._looked_at = None
 
 
-def environment(account: AccountSpec, inherited: Mapping[str, str]) -> dict[str, str]:
+class ToolEnvironment(Mapping[str, str]):
+    """Variables for the tool, a login among them. Its ``repr`` names them and no value.
+
+    No ``dict``: what prints the variables of a traceback looks into those.
+    """
+
+    __slots__ = ("_variables",)
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = dict(variables)
+
+    def __getitem__(self, name: str) -> str:
+        return self._variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={MASK}' for name in self)})"
+
+
+def environment(account: AccountSpec, inherited: Mapping[str, str]) -> ToolEnvironment:
     """What the tool gets to see of ``inherited``, with the account's key as its login.
 
     An account without a key uses the login that the tool itself has. Nothing is passed on that the
@@ -95,7 +119,7 @@ def environment(account: AccountSpec, inherited: Mapping[str, str]) -> dict[str,
         for name in _TOKENS:
             env.pop(name, None)
         env["GH_TOKEN"] = account.api_key.reveal().strip()
-    return env
+    return ToolEnvironment(env)
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[Secret, ...]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from smartfallback.clock import Clock
 from smartfallback.model.outcomes import Failure
 from smartfallback.model.requests import Role, Usage
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.answer import Answer, token_count
 from smartfallback.providers.base import Call
@@ -64,7 +65,7 @@ class GeminiProvider(HttpProvider):
         self._remember(self._endpoints, key, (call.account, endpoint))
         return endpoint
 
-    def _headers(self, call: Call) -> dict[str, str]:
+    def _headers(self, call: Call) -> dict[str, str | Secret]:
         headers = self._common_headers(call)
         key = self._key(call.account)
         if key is not None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -31,7 +31,10 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError
+from smartfallback.model.secrets import Secret
+from smartfallback.providers.call_headers import CallHeaders
 from smartfallback.providers.http_errors import connection_failure
+from smartfallback.providers.shutdown import Shutdown, ShutDownError
 
 READ_BACKSTOP_S: Final = 900.0
 """A silent upstream is given up after this even if nobody cancels."""
@@ -40,6 +43,7 @@ KEEPALIVE_S: Final = 30.0
 _STREAMED_BODY_BYTES: Final = 512 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 
+_SHUT_DOWN: Final = Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down")
 _CLIENT_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 
 
@@ -47,7 +51,7 @@ class Endpoint(NamedTuple):
     """Where calls of one account go: everything about them that does not change from call to call."""
 
     url: httpx.URL
-    headers: httpx.Headers
+    headers: CallHeaders
     transport: AiohttpTransport
     host: str
 
@@ -64,10 +68,14 @@ class HttpClient:
             "timeout": {"connect": connect_s, "pool": connect_s, "read": READ_BACKSTOP_S, "write": None}
         }
         self._transports: dict[tuple[str | None, bool], AiohttpTransport] = {}
-        self._closed = False
+        self._shutdown = Shutdown()
 
-    def endpoint(self, url: str, headers: dict[str, str]) -> Endpoint:
+    def endpoint(self, url: str, headers: Mapping[str, str | Secret]) -> Endpoint:
         """Prepare calls to ``url``. Build once for each account and URL, then reuse.
+
+        Args:
+            url: Where the calls go.
+            headers: What goes along; what must not be printed is a :class:`Secret`.
 
         Raises:
             ProviderError: The URL can't be called.
@@ -89,7 +97,7 @@ class HttpClient:
         transport = self._transports.get((proxy, secure))
         if transport is None:
             transport = self._transports[proxy, secure] = _transport(proxy, secure=secure)
-        return Endpoint(parsed, httpx.Headers(headers), transport, parsed.netloc.decode("ascii", "replace"))
+        return Endpoint(parsed, CallHeaders(headers), transport, parsed.netloc.decode("ascii", "replace"))
 
     async def post(self, endpoint: Endpoint, body: bytes) -> Exchange:
         """Send ``body`` and wait for the response's status and headers.
@@ -97,8 +105,8 @@ class HttpClient:
         Raises:
             ProviderError: No response came, classified.
         """
-        if self._is_closed():
-            raise ProviderError(Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down"))
+        if self._shutdown.begun:
+            raise ProviderError(_SHUT_DOWN)
         if len(body) > _STREAMED_BODY_BYTES:
             request = httpx.Request(
                 "POST",
@@ -130,31 +138,30 @@ class HttpClient:
         return await self._ask("DELETE", endpoint)
 
     async def _ask(self, method: str, endpoint: Endpoint) -> Exchange:
-        if self._is_closed():
-            raise ProviderError(Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down"))
+        if self._shutdown.begun:
+            raise ProviderError(_SHUT_DOWN)
         request = httpx.Request(method, endpoint.url, headers=endpoint.headers, extensions=self._extensions)
         return await self._send(endpoint, request)
 
     async def _send(self, endpoint: Endpoint, request: httpx.Request) -> Exchange:
         try:
-            response = await endpoint.transport.handle_async_request(request)
+            response = await self._shutdown.wait(endpoint.transport.handle_async_request(request))
+        except ShutDownError:
+            failure = _SHUT_DOWN
         except _CLIENT_ERRORS as error:
             failure = connection_failure(error, endpoint.host, began=False)
         except RuntimeError:
-            if not self._is_closed():
+            if not self._shutdown.begun:
                 raise
-            failure = Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut down")
+            failure = _SHUT_DOWN
         else:
-            return Exchange(response, endpoint.host)
+            return Exchange(response, endpoint.host, self._shutdown)
         # Raised outside the handler: the context of the original could carry headers.
         raise ProviderError(failure)
 
-    def _is_closed(self) -> bool:
-        return self._closed
-
     async def aclose(self) -> None:
-        """Close every connection, also those in use. Safe to call twice."""
-        self._closed = True
+        """Close every connection and end every wait on one. Safe to call twice."""
+        self._shutdown.begin()
         while self._transports:
             _, transport = self._transports.popitem()
             await transport.aclose()
@@ -163,11 +170,12 @@ class HttpClient:
 class Exchange:
     """One response whose body is read piece by piece. Must be closed."""
 
-    __slots__ = ("_host", "_pieces", "_response", "headers", "status")
+    __slots__ = ("_host", "_pieces", "_response", "_shutdown", "headers", "status")
 
-    def __init__(self, response: httpx.Response, host: str) -> None:
+    def __init__(self, response: httpx.Response, host: str, shutdown: Shutdown) -> None:
         self._response = response
         self._host = host
+        self._shutdown = shutdown
         self.status: int = response.status_code
         self.headers = response.headers
         self._pieces = _pieces(response)
@@ -176,12 +184,16 @@ class Exchange:
         """The next piece of the body, None at its end.
 
         Raises:
-            ProviderError: The connection broke or the body was cut off.
+            ProviderError: The connection broke, the body was cut off, or the client was closed.
         """
+        if self._shutdown.begun:
+            raise ProviderError(_SHUT_DOWN)
         try:
-            return await anext(self._pieces)
+            return await self._shutdown.wait(anext(self._pieces))
         except StopAsyncIteration:
             return None
+        except ShutDownError:
+            failure = _SHUT_DOWN
         except _CLIENT_ERRORS as error:
             failure = connection_failure(error, self._host, began=True)
         except RuntimeError:

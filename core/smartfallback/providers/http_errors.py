@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -71,9 +71,10 @@ class ErrorReply:
     """
 
     status: int
-    headers: Mapping[str, str]
-    payload: Any
-    text: str
+    # An upstream may quote the key that it was sent.
+    headers: Mapping[str, str] = field(repr=False)
+    payload: Any = field(repr=False)
+    text: str = field(repr=False)
     account: AccountSpec
     model: str
     now: float

@@ -9,9 +9,11 @@ from typing import ClassVar, Final, TypeVar
 
 from smartfallback.clock import Clock
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.answer import Answer, AnswerReader
 from smartfallback.providers.base import Call, Chunk
+from smartfallback.providers.call_headers import header_value
 from smartfallback.providers.http_client import Endpoint, Exchange, HttpClient
 from smartfallback.providers.http_errors import ErrorReply, clean, hint_for
 from smartfallback.providers.limit_headers import limit_readings
@@ -118,7 +120,7 @@ class HttpProvider(ABC):
         )
 
     @staticmethod
-    def _common_headers(call: Call) -> dict[str, str]:
+    def _common_headers(call: Call) -> dict[str, str | Secret]:
         return {
             "accept": "text/event-stream" if call.stream else "application/json",
             "accept-encoding": "identity",  # compression would hold tokens back
@@ -136,16 +138,16 @@ class HttpProvider(ABC):
     def _base_url(self, account: AccountSpec) -> str:
         return (account.base_url or self._pool.base_url or self.default_base_url).rstrip("/")
 
-    def _key(self, account: AccountSpec) -> str | None:
-        """The account's key as a header value.
+    def _key(self, account: AccountSpec, scheme: str = "") -> Secret | None:
+        """The account's key as a header value, after ``scheme``; None without one.
 
         Raises:
             ProviderError: It holds characters that no header can carry.
         """
         if account.api_key is None:
             return None
-        key = account.api_key.reveal().strip()
-        if not key or not key.isascii() or not key.isprintable():
+        value = header_value(account.api_key, scheme)
+        if value is None:
             raise ProviderError(
                 Failure(
                     ErrorCategory.AUTHENTICATION,
@@ -153,4 +155,4 @@ class HttpProvider(ABC):
                     hint=hint_for(ErrorCategory.AUTHENTICATION, account),
                 )
             )
-        return key
+        return value

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 from smartfallback.clock import Clock
 from smartfallback.model.outcomes import Failure, ProviderError
 from smartfallback.model.requests import Usage
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.answer import Answer, token_count
 from smartfallback.providers.base import Call
@@ -63,11 +64,11 @@ class OpenAIProvider(HttpProvider):
         self._remember(self._endpoints, key, (call.account, endpoint))
         return endpoint
 
-    def _headers(self, call: Call) -> dict[str, str]:
+    def _headers(self, call: Call) -> dict[str, str | Secret]:
         headers = self._common_headers(call)
-        key = self._key(call.account)
+        key = self._key(call.account, "Bearer ")
         if key is not None:
-            headers["authorization"] = f"Bearer {key}"
+            headers["authorization"] = key
         return headers
 
     def _body(self, call: Call, quirks: frozenset[Quirk] = _NO_QUIRKS) -> bytes:

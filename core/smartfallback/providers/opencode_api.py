@@ -15,6 +15,7 @@ import httpx
 from smartfallback.clock import Clock
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError
 from smartfallback.model.requests import Message, Role
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec
 from smartfallback.providers.answer import MAX_ANSWER_BYTES
 from smartfallback.providers.base import Call
@@ -51,15 +52,14 @@ class OpenCodeApi:
         self._client = client
         self._base_url = base_url
         self._clock = clock
-        headers = {
+        headers: dict[str, str | Secret] = {
             "accept": "application/json, text/event-stream",
             "accept-encoding": "identity",
             "content-type": "application/json",
             "user-agent": "smartfallback",
         }
         if account.api_key is not None:
-            pair = f"{USER}:{account.api_key.reveal()}".encode()
-            headers["authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
+            headers["authorization"] = basic_credentials(account.api_key)
         self._endpoint = client.endpoint(base_url, headers)
 
     async def events(self) -> Exchange:
@@ -130,11 +130,14 @@ class OpenCodeApi:
         """
         if 200 <= exchange.status < 300:
             return exchange
+        raise ProviderError(server_refusal(await self._refusal(exchange)))
+
+    async def _refusal(self, exchange: Exchange) -> ErrorReply:
         try:
             body = await exchange.read_start(MAX_ERROR_BODY_BYTES, ERROR_BODY_S)
         finally:
             await exchange.aclose()
-        reply = ErrorReply.from_body(
+        return ErrorReply.from_body(
             exchange.status,
             exchange.headers,
             body,
@@ -142,7 +145,6 @@ class OpenCodeApi:
             model="",
             now=self._clock.time(),
         )
-        raise ProviderError(server_refusal(reply))
 
     async def _json(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         raw = await self._whole(await self._post(path, body))
@@ -172,6 +174,13 @@ class OpenCodeApi:
         return ProviderError(
             Failure(failure.category, failure.message, http_status=failure.http_status, hint=clean(hint))
         )
+
+
+def basic_credentials(password: Secret) -> Secret:
+    """The ``authorization`` header of a server with that password."""
+    return Secret(
+        "Basic " + base64.b64encode(f"{USER}:{password.reveal()}".encode("utf-8", "replace")).decode("ascii")
+    )
 
 
 def prompt_of(call: Call) -> dict[str, Any]:

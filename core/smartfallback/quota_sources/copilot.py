@@ -8,6 +8,7 @@ from typing import Final
 
 from smartfallback.clock import Clock
 from smartfallback.model.quota import QuotaReading, TruthLabel, WindowKind
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.copilot_tool import ToolLocator, environment, secrets_in
 from smartfallback.providers.http_client import HttpClient
@@ -91,11 +92,11 @@ class CopilotQuotaSource:
         return quota
 
     async def _from_endpoint(self, account: AccountSpec, now: float) -> CopilotQuota:
-        headers = {
+        headers: dict[str, str | Secret] = {
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": "smartfallback",
-            "authorization": f"token {key_of(account) or ''}",
+            "authorization": key_of(account, "token ") or "",
         }
         url = address(self._pool.quota_url, BASE, PATH)
         quota = parse_copilot_user(await get_json(self._client, url, headers, account), now)

@@ -6,6 +6,7 @@ from typing import Final
 
 from smartfallback.clock import Clock
 from smartfallback.model.quota import QuotaReading, TruthLabel, WindowKind
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.http_client import HttpClient
 from smartfallback.quota_sources.base import QuotaFault, QuotaSourceError
@@ -39,7 +40,11 @@ class GeminiQuotaSource:
     async def read(self, account: AccountSpec) -> QuotaReading:
         """See :meth:`QuotaSource.read`."""
         asked_at = self._clock.time()
-        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "smartfallback"}
+        headers: dict[str, str | Secret] = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "smartfallback",
+        }
         key = key_of(account)
         if key is not None:
             headers["x-goog-api-key"] = key

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from smartfallback.model.outcomes import ErrorCategory, ProviderError
+from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec
+from smartfallback.providers.call_headers import header_value
 from smartfallback.providers.http_client import Exchange, HttpClient
 from smartfallback.providers.http_errors import clean
 from smartfallback.quota_sources.base import QuotaFault, QuotaSourceError
@@ -21,7 +24,9 @@ _ERROR_BYTES: Final = 8 * 1024
 _ERROR_S: Final = 1.0
 
 
-async def get_json(client: HttpClient, url: str, headers: dict[str, str], account: AccountSpec) -> Any:
+async def get_json(
+    client: HttpClient, url: str, headers: Mapping[str, str | Secret], account: AccountSpec
+) -> Any:
     """The JSON document at ``url``. The caller limits the time.
 
     Raises:
@@ -59,16 +64,16 @@ def address(setting: str | None, base: str, path: str) -> str:
     return setting if urlsplit(setting).path.strip("/") else setting.rstrip("/") + path
 
 
-def key_of(account: AccountSpec) -> str | None:
-    """The account's key as a header value, None without one.
+def key_of(account: AccountSpec, scheme: str = "") -> Secret | None:
+    """The account's key as a header value, after ``scheme``; None without one.
 
     Raises:
         QuotaSourceError: It holds characters that no header can carry.
     """
     if account.api_key is None:
         return None
-    key = account.api_key.reveal().strip()
-    if not key or not key.isascii() or not key.isprintable():
+    key = header_value(account.api_key, scheme)
+    if key is None:
         raise QuotaSourceError("the account's key can't be sent", QuotaFault.UNAUTHORIZED)
     return key
 

@@ -34,7 +34,7 @@ def test_the_registry_alone_loads_no_http_client() -> None:
         "import sys, smartfallback.providers.registry;"
         "print([name for name in ('httpx', 'aiohttp', 'llama_cpp') if name in sys.modules])"
     )
-    done = subprocess.run(  # noqa: S603  # our own script in our own interpreter
+    done = subprocess.run(  # our own script in our own interpreter
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
