@@ -26,6 +26,7 @@ So percent used falls by a reset, a correction or a newer report only.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,6 +45,9 @@ STALE_AFTER_TTLS: Final = 2.0
 
 STALE_UNASKED_S: Final = 1_200.0
 """Age in seconds from which a figure is stale whose source has not answered since a restart."""
+
+_SAME: Final = 1e-9
+"""Amounts that differ by no larger part are one."""
 
 _REPLACING: Final = (TruthLabel.REPORTED, TruthLabel.LEARNED)
 _UNREPORTED: Final = (TruthLabel.UNKNOWN, TruthLabel.MEASURED, TruthLabel.ESTIMATED)
@@ -204,6 +208,8 @@ def amount_in(window: WindowReading, kind: WindowKind, unit: QuotaUnit, limit: f
     if window.unit is unit or QuotaUnit.FRACTION in (window.unit, unit):
         share = None if percent is None else percent * limit / 100.0
         stated = window.used if window.unit is unit else None
-        known = [amount for amount in (share, stated) if amount is not None]
-        return max(known, default=None)
+        if share is None or stated is None:
+            return share if stated is None else stated
+        # A share that was worked out from the amount differs from it by a rounding error.
+        return stated if math.isclose(share, stated, rel_tol=_SAME) else max(share, stated)
     return None

@@ -371,3 +371,13 @@ def test_a_reading_of_nonsense_is_refused(fields: dict[str, Any]) -> None:
 
 def test_a_share_beyond_all_numbers_is_unknown() -> None:
     assert WindowReading("w", WindowKind.WEEK, QuotaUnit.TOKENS, 1.0, 5e-324).percent is None
+
+
+@settings(deadline=None, max_examples=200)
+@given(used=st.integers(0, 10**9), limit=st.integers(1, 10**9))
+def test_a_reported_amount_is_taken_up_exactly_whatever_its_share_rounds_to(used: int, limit: int) -> None:
+    spec = WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, limit, "sun 00:00 UTC")
+    account = ledger(spec)
+    share = 100.0 * used / limit
+    apply_reading(account, reading(tokens(used, limit, percent_used=share)), EPOCH)
+    assert account.tracked(EPOCH)[0].used == used
