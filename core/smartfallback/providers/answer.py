@@ -14,11 +14,15 @@ from smartfallback.model.secrets import Secret
 from smartfallback.providers.base import Call
 from smartfallback.providers.http_client import Exchange
 from smartfallback.providers.http_errors import MAX_CODE, ErrorReply, clean, malformed
-from smartfallback.providers.sse import SseDecoder, SseError
+from smartfallback.providers.sse import ErrorEvent, SseDecoder, SseError
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """A body that is one JSON object is held whole, so it has a limit."""
 
+MAX_TOKENS: Final = 10**12
+"""More than any answer has: a count from here on is nonsense, and could overflow what it is added to."""
+
+MAX_ERROR_WORDS: Final = 2_000
 END_OF_BODY_S: Final = 0.05
 """How long the end of a body may lag behind the protocol's end mark before the connection is given up."""
 
@@ -89,6 +93,22 @@ class Answer(ABC):
         self.characters += len(text)
         return text
 
+    def feed_error(self, data: bytes) -> None:
+        """Fail because the upstream says so: ``data`` is that of an event that is an error by its name."""
+        try:
+            payload = json.loads(str(data, "utf-8", "replace"))
+        except (ValueError, RecursionError):
+            payload = data[:MAX_ERROR_WORDS].decode("utf-8", "replace")
+        if not isinstance(payload, dict):
+            payload = {"message": payload if isinstance(payload, str) else ""}
+        if not payload.get("error"):
+            payload = {"error": payload}
+        self.take_error(payload)
+
+    def take_error(self, payload: dict[str, Any]) -> None:  # noqa: ARG002 - dialects that have such events read it
+        """Set ``failure`` to what ``payload["error"]`` means in the upstream's dialect."""
+        self.malformed("the upstream reports an error")
+
     def refused(self, payload: Any, status: int) -> ErrorReply:
         """An error inside the answer, in the form in which refusals are classified."""
         return ErrorReply(status, self.headers, payload, "", self.account, self.model, self.now)
@@ -105,7 +125,11 @@ class Answer(ABC):
         )
 
     def complete(self) -> None:
-        """Judge the answer at the end of its body; sets ``failure`` unless it is whole."""
+        """Judge the answer at the end of its body; sets ``failure`` unless it is whole.
+
+        It is whole with a finish reason. Some servers never give one and only send the protocol's
+        end mark: text with that mark is whole too, as long as nothing in the stream spoke of an error.
+        """
         if self.failure is not None:
             return
         if self.finish is None and not (self.ended and self.characters):
@@ -117,6 +141,10 @@ class Answer(ABC):
             self.malformed("the answer has no text")
         elif self.finish is None:
             self.finish = "stop"
+
+    def broke_off(self, reason: str) -> None:
+        """Fail because the model's server names a finish reason that is none."""
+        self.malformed(f"the model broke off: {reason}")
 
     def malformed(self, message: str) -> None:
         """Fail because what came can't be read."""
@@ -183,7 +211,7 @@ class AnswerReader:
             return
         with suppress(ProviderError):
             for _ in range(_END_READS):
-                if await self._exchange.read_within(END_OF_BODY_S) is None:
+                if await self._exchange.read_within(min(END_OF_BODY_S, self._after_finish_s / 4)) is None:
                     return
 
     async def _read(self) -> bytes | None:
@@ -195,14 +223,29 @@ class AnswerReader:
         return None
 
     def _feed(self, events: Iterable[bytes]) -> list[str]:
+        answer = self._answer
         texts: list[str] = []
         for data in events:
-            text = self._answer.feed(data)
-            if text:
-                texts.append(text)
-            if self._answer.failure is not None or self._answer.ended:
+            if type(data) is bytes:
+                text = answer.feed(data)
+                if text:
+                    texts.append(text)
+            else:
+                self._feed_odd(data)
+            if answer.failure is not None or answer.ended:
                 break
         return texts
+
+    def _feed_odd(self, data: bytes) -> None:
+        answer = self._answer
+        if isinstance(data, ErrorEvent):
+            answer.feed_error(data)
+        elif answer.characters and answer.finish is None:
+            # Before any text it may be a greeting, and what follows the finish reason costs nothing.
+            start = data[:80].decode("utf-8", "replace")
+            answer.malformed(
+                f"the answer turned into something else after {answer.characters} characters: {start!r}"
+            )
 
     def _last_event(self) -> list[str]:
         answer = self._answer
@@ -211,7 +254,9 @@ class AnswerReader:
             return []
         # An event without its blank line counts if it is whole; cut in the middle it is no event.
         texts = self._feed(
-            data for data in self._decoder.flush() if data.strip() == _END_MARK or _is_json(data)
+            data
+            for data in self._decoder.flush()
+            if type(data) is not bytes or data.strip() == _END_MARK or _is_json(data)
         )
         if self._decoder.foreign_lines and not answer.characters and answer.finish is None:
             answer.malformed("something else than an event stream came back")
@@ -241,8 +286,8 @@ class AnswerReader:
 
 
 def token_count(value: object) -> int:
-    """A count as servers send it; anything but a number from 0 on counts as 0."""
-    return int(value) if isinstance(value, int | float) and 0 <= value < float("inf") else 0
+    """A count as servers send it; anything but a number from 0 on, and below a trillion, counts as 0."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < MAX_TOKENS else 0
 
 
 def _is_json(data: bytes) -> bool:

@@ -33,11 +33,10 @@ _BLOCKED: Final = frozenset(
         "PROHIBITED_CONTENT",
         "SPII",
         "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
         "MODEL_ARMOR",
     }
-)
-_BROKEN: Final = frozenset(
-    {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MALFORMED_RESPONSE"}
 )
 
 
@@ -138,10 +137,15 @@ class GeminiAnswer(Answer):
     def _finished(self, reason: str, text: str) -> None:
         if reason in _BLOCKED:
             self.content_filtered("the answer", reason, len(text))
-        elif reason in _BROKEN:
-            self.malformed(f"the model broke off: {reason}")
+        elif reason in _FINISH:
+            self.finish = _FINISH[reason]
         elif reason != "FINISH_REASON_UNSPECIFIED":
-            self.finish = _FINISH.get(reason) or reason.lower()
+            # The API's list has two good ends; all others, also those yet to come, say what went wrong.
+            self.broke_off(reason)
+
+    def take_error(self, payload: dict[str, Any]) -> None:
+        """See :meth:`Answer.take_error`."""
+        self.failure = classify(self.refused(payload, 200))
 
 
 def _resource(model: str) -> str:

@@ -45,6 +45,8 @@ class HttpProvider(ABC):
         self._pool = pool
         self._clock = clock
         self._client = HttpClient(connect_s=pool.timeouts.connect_s)
+        # The finish reason is held back meanwhile, so the wait must end before an idle limit would.
+        self._tail_s = min(self.after_finish_s, pool.timeouts.idle_s / 2)
 
     @abstractmethod
     def _endpoint(self, call: Call) -> Endpoint: ...
@@ -79,7 +81,7 @@ class HttpProvider(ABC):
             if limits := limit_readings(exchange.headers.raw, self._clock.time()):
                 yield Chunk(limits=limits)
             answer = self._answer(call, exchange.headers)
-            reader = AnswerReader(exchange, answer, self.after_finish_s)
+            reader = AnswerReader(exchange, answer, self._tail_s)
             while (texts := await reader.texts()) is not None:
                 for text in texts:
                     yield Chunk(text)

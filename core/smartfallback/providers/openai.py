@@ -31,6 +31,18 @@ _FINISH: Final = {
 }
 
 
+_FILTERED: Final = frozenset({"content_filter", "sensitive"})
+_BROKEN: Final = frozenset(
+    {
+        *("error", "failed", "timeout", "unknown"),
+        *("abort", "aborted", "cancelled", "canceled"),
+        *("network_error", "insufficient_system_resource"),
+    }
+)
+"""Finish reasons by which servers say that the answer is not whole. Names that nobody knows are passed on:
+many servers have their own word for a good end."""
+
+
 class Quirk(Enum):
     """A part of the protocol that a server refused."""
 
@@ -122,7 +134,7 @@ class OpenAIAnswer(Answer):
             self.usage = _usage(usage) or self.usage
         choices = payload.get("choices")
         if not choices:
-            if payload.get("error") or payload.get("object") == "error" or payload.get("type") == "error":
+            if _is_error(payload):
                 self.failure = classify(self.refused(payload, 200))
             return ""
         choice = choices[0]
@@ -133,17 +145,33 @@ class OpenAIAnswer(Answer):
             text = "".join(part.get("text") or "" for part in text if part.get("type", "text") == "text")
         error = payload.get("error") or choice.get("error")
         if error:
-            self.failure = classify(self.refused({"error": error}, 200))
+            self.take_error({"error": error})
             return text
         reason = choice.get("finish_reason")
-        if reason == "content_filter":
-            self.content_filtered("the answer", "content_filter", len(text))
+        if reason in _FILTERED:
+            self.content_filtered("the answer", reason, len(text))
+        elif reason in _BROKEN:
+            self.broke_off(reason)
         elif reason:
             self.finish = _FINISH.get(reason) or str(reason)
         elif whole and self.finish is None:
             # A whole answer is whole, whether or not its server gives a reason.
             self.finish = "stop"
         return text
+
+    def take_error(self, payload: dict[str, Any]) -> None:
+        """See :meth:`Answer.take_error`."""
+        self.failure = classify(self.refused(payload, 200))
+
+
+def _is_error(payload: dict[str, Any]) -> bool:
+    """Whether an event without choices is an error, which some servers send without ``error`` around it."""
+    return (
+        bool(payload.get("error"))
+        or payload.get("object") == "error"
+        or payload.get("type") == "error"
+        or ("choices" not in payload and bool(payload.get("message") or payload.get("detail")))
+    )
 
 
 def _refused_part(call: Call, reply: ErrorReply) -> Quirk | None:

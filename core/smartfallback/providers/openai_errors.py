@@ -93,6 +93,8 @@ _STATUS_OF_CODE: Final = {
 """What status an error inside a 200 answer would have had."""
 
 _WALL_FLOOR_S: Final = 600.0
+_LONGEST_S: Final = 1e300
+"""JSON has integers that are larger than any float."""
 
 
 class _Said(NamedTuple):
@@ -175,7 +177,7 @@ def _body_wait(said: _Said, now: float) -> float | None:
     """Seconds that the error's own fields or words ask to wait."""
     for name in ("resets_in_seconds", "retry_after", "retry_after_seconds"):
         value = said.fields.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _LONGEST_S:
             return float(value)
     metadata = said.fields.get("metadata")
     headers = metadata.get("headers") if isinstance(metadata, dict) else None

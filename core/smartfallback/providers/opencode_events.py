@@ -22,7 +22,7 @@ from smartfallback.providers.opencode_errors import (
     retry_wait,
     session_failure,
 )
-from smartfallback.providers.sse import SseDecoder, SseError
+from smartfallback.providers.sse import ForeignLine, SseDecoder, SseError
 
 RETRY_PATIENCE_S: Final = 1.0
 """How long OpenCode may wait before it tries its provider again; beyond that another account is quicker."""
@@ -57,7 +57,7 @@ class EventFeed:
             self._started = True
             if piece.lstrip().startswith((b"<", b"{")):
                 raise SseError("a page instead of events")
-        return self._decoder.feed(piece)
+        return [data for data in self._decoder.feed(piece) if not isinstance(data, ForeignLine)]
 
 
 @dataclass(slots=True)

@@ -89,9 +89,16 @@ def parse_timestamp(value: object, now: float) -> float | None:
     """
     if isinstance(value, bool):
         return None
-    number = (
-        float(value) if isinstance(value, int | float) else _number(value) if isinstance(value, str) else None
-    )
+    try:
+        number = (
+            float(value)
+            if isinstance(value, int | float)
+            else _number(value)
+            if isinstance(value, str)
+            else None
+        )
+    except OverflowError:
+        return None
     if number is not None:
         if not math.isfinite(number) or number <= 0:
             return None

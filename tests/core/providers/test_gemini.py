@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,7 +12,7 @@ import pytest
 
 from smartfallback.model.outcomes import ErrorCategory, Failure
 from smartfallback.model.requests import Message, Role, Usage
-from smartfallback.model.specs import ProviderKind
+from smartfallback.model.specs import ProviderKind, Timeouts
 from support.clock import EPOCH
 from support.http_servers import (
     KEY,
@@ -215,8 +217,51 @@ async def test_a_model_that_breaks_off_is_malformed(reason: str) -> None:
     assert (await answered(event(None, reason))).failed.category is ErrorCategory.MALFORMED_RESPONSE
 
 
-async def test_an_unknown_finish_reason_is_passed_on() -> None:
-    assert (await answered(event("x", "OTHER"))).finish == "other"
+@pytest.mark.parametrize("reason", ["OTHER", "NO_IMAGE", "A_REASON_OF_NEXT_YEAR"])
+async def test_any_end_but_the_two_good_ones_is_no_clean_end(reason: str) -> None:
+    for outcome in (
+        await answered(event("some "), event("text", reason)),
+        await answered(event("some text", reason), stream=False),
+    ):
+        assert (outcome.text, outcome.finish) == ("some text", None)
+        assert outcome.failed.category is ErrorCategory.MALFORMED_RESPONSE
+        assert reason in outcome.failed.message
+
+
+async def test_a_reason_that_is_not_given_is_none() -> None:
+    assert (await answered(event("x", "FINISH_REASON_UNSPECIFIED"), event("y", "STOP"))).finish == "stop"
+
+
+@pytest.mark.parametrize(
+    ("error", "category"),
+    [
+        (b'event: error\ndata: {"code": 503, "message": "overloaded"}\n\n', ErrorCategory.TRANSIENT_ERROR),
+        (
+            b'event: error\ndata: {"error": {"status": "RESOURCE_EXHAUSTED"}}\n\n',
+            ErrorCategory.RATE_LIMIT,
+        ),
+        (b"event: error\ndata: sorry\n\n", ErrorCategory.UNKNOWN),
+        (b'error: {"status": "INTERNAL"}\n\n', ErrorCategory.API_FAILURE),
+    ],
+)
+async def test_an_error_event_in_mid_answer(error: bytes, category: ErrorCategory) -> None:
+    body = sse_bytes(event("some ")) + error + sse_bytes(event("more", "STOP"))
+    outcome = await ask(streams([body]), GEMINI)
+    assert (outcome.text, outcome.finish) == ("some ", None)
+    assert outcome.failed.category is category
+
+
+async def test_a_whole_answer_whose_end_is_withheld_is_no_time_out() -> None:
+    async with http_server(streams([sse_bytes(event("hi", "STOP"))], hold=True)) as upstream:
+        pool = replace(pool_at(upstream.url, GEMINI), timeouts=Timeouts(idle_s=1.0))
+        async with provider_for(pool) as provider:
+            chunks = provider.stream(call_to(pool))
+            finish = None
+            while finish is None:
+                async with asyncio.timeout(pool.timeouts.idle_s):
+                    finish = (await anext(chunks)).finish_reason
+            await chunks.aclose()
+    assert finish == "stop"
 
 
 async def test_an_error_inside_the_stream() -> None:

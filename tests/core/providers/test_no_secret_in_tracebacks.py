@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from smartfallback.clock import SystemClock
 from smartfallback.model.outcomes import ProviderError
 from smartfallback.model.secrets import MASK, Secret
-from smartfallback.model.specs import PoolSpec, ProviderKind
+from smartfallback.model.specs import ProviderKind
 from smartfallback.providers.call_headers import CallHeaders
 from smartfallback.providers.gemini import GeminiProvider
 from smartfallback.providers.http_client import HttpClient
@@ -91,8 +92,7 @@ async def test_a_run_of_the_tool_that_fails(tmp_path: Path) -> None:
 async def test_a_quota_that_is_refused(kind: ProviderKind, status: int) -> None:
     async with http_server(ECHO) as upstream:
         pool = pool_at(upstream.url, kind, key=KEY)
-        fields = {"quota_url": f"{upstream.url}/q", "command": ("/no/such/tool",)}
-        pool = PoolSpec(pool.name, kind, kind.value, pool.accounts, base_url=pool.base_url, **fields)
+        pool = replace(pool, quota_url=f"{upstream.url}/q", command=("/no/such/tool",))
         (watch,) = sources_for(pool, FakeClock()).values()
         with pytest.raises(Exception, match=r"status|refused") as caught:
             await watch.source.read(pool.accounts[0])

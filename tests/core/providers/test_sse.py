@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartfallback.providers import sse
-from smartfallback.providers.sse import SseDecoder, SseError
+from smartfallback.providers.sse import ErrorEvent, ForeignLine, SseDecoder, SseError
 
 
 def decode(pieces: list[bytes]) -> list[bytes]:
@@ -81,7 +81,28 @@ def test_comments_without_end_are_no_endless_event(monkeypatch: pytest.MonkeyPat
     assert decoder.feed(b"data: x\n\n") == [b"x"]
 
 
-def test_lines_of_something_else_are_counted() -> None:
+def test_lines_of_something_else_are_counted_and_come_in_their_place() -> None:
     decoder = SseDecoder()
-    decoder.feed(b"Internal error\nsorry\n\nid: 1\nretry: 5\n: c\n")
+    found = decoder.feed(b"data: a\n\nInternal error\nid: 1\nid\nretry: 5\n: c\n:\nevent\ndata: b\n\nsorry\n")
+    assert found == [b"a", b"Internal error", b"b", b"sorry"]
+    assert [type(item) for item in found] == [bytes, ForeignLine, bytes, ForeignLine]
     assert decoder.foreign_lines == 2
+
+
+@pytest.mark.parametrize("size", [1, 3, 1_000])
+def test_an_event_named_error_is_told_apart_and_the_next_one_is_not(size: int) -> None:
+    body = (
+        b"event: error\ndata: no\n\ndata: yes\n\ndata: late\nevent:error\n\nevent: error\nevent: message\n"
+        b'data: fine\n\nevent: error\n\nerror: {"code": 500}\ndata: last\n\nevent: error\ndata: unended'
+    )
+    found = decode([body[start : start + size] for start in range(0, len(body), size)])
+    assert [(type(item) is ErrorEvent, bytes(item)) for item in found] == [
+        (True, b"no"),
+        (False, b"yes"),
+        (True, b"late"),
+        (False, b"fine"),
+        (True, b""),
+        (True, b'{"code": 500}'),
+        (False, b"last"),
+        (True, b"unended"),
+    ]
