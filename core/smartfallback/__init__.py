@@ -36,7 +36,6 @@ from smartfallback.model.commands import (
 from smartfallback.model.decisions import AdminState, Decision, Rule, ScoreTerms, Skip, SkipReason, Tier
 from smartfallback.model.events import (
     AccountResumed,
-    AccountResumed,
     Actor,
     AdminChanged,
     AttemptDiverted,
@@ -150,7 +149,6 @@ def __getattr__(name: str) -> Any:  # what it returns is declared by the imports
 
 
 __all__ = [
-    "AccountResumed",
     "AccountResumed",
     "AccountSpec",
     "AccountView",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from smartfallback import (
     ErrorCategory,
     ForceFailover,
     Orchestrator,
+    ProviderNotice,
     Request,
     RequestError,
     RequestFinished,
@@ -220,3 +223,15 @@ async def clock_lab():
     upstreams = [antigravity(STEADY), copilot()]
     async with Lab(SystemClock(), random.Random(5), upstreams) as running:
         yield running
+
+
+async def test_a_local_model_that_dies_is_restarted_and_the_operator_is_told(demo_model: Path):
+    async with Orchestrator(chain(local_pool(demo_model))) as orchestrator:
+        events = orchestrator.subscribe()
+        request = replace(QUESTION, max_output_tokens=40)
+        assert (await orchestrator.chat(request)).account == "gguf"
+        adapter = orchestrator._roster.pools["local"].adapter
+        os.kill(adapter.pid, signal.SIGKILL)
+        assert (await orchestrator.chat(request)).account == "gguf"
+        notices = [event for event in events.drain()[0] if isinstance(event, ProviderNotice)]
+    assert [notice.pool for notice in notices] == ["local", "local"]  # lost, and replaced

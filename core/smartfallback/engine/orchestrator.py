@@ -25,7 +25,7 @@ from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
 from smartfallback.engine.run import Run, Services
 from smartfallback.engine.settlement import Settlement
 from smartfallback.model.commands import Command, CommandResult
-from smartfallback.model.events import Actor, CircuitChanged, Event, RequestFinished
+from smartfallback.model.events import Actor, CircuitChanged, Event, ProviderNotice, RequestFinished
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.quota import TruthLabel, WindowSpec
 from smartfallback.model.requests import Reply, Request
@@ -77,7 +77,7 @@ class Orchestrator:
         self._requests = 0
         self._closed = False
         self._runs: WeakSet[Run] = WeakSet()
-        factory = provider_factory or _built_in_provider
+        factory = provider_factory or self._built_in_provider
         make_circuit = circuit_factory(rng, self._clock.monotonic, self._circuit_changed)
         self._roster = Roster(
             spec,
@@ -264,6 +264,14 @@ class Orchestrator:
                 account.last_used_at = at
             self._placement.place(account, now)
 
+    def _built_in_provider(self, pool: PoolSpec, clock: Clock) -> Provider:
+        from smartfallback.providers.registry import build_provider
+
+        def on_notice(message: str) -> None:
+            self._bus.publish(ProviderNotice(self._bus.next_seq(), clock.time(), pool.name, message))
+
+        return build_provider(pool, clock, on_notice)
+
     def _shares(self, pool: str) -> list[float | None]:
         at = self._clock.time()
         return [account.ledger.used_percent(at) for account in self._roster.pools[pool].accounts]
@@ -284,12 +292,6 @@ def _built_in_sources(pool: PoolSpec, clock: Clock) -> Mapping[str, Watch]:
     from smartfallback.quota_sources.registry import sources_for
 
     return sources_for(pool, clock)
-
-
-def _built_in_provider(pool: PoolSpec, clock: Clock) -> Provider:
-    from smartfallback.providers.registry import build_provider
-
-    return build_provider(pool, clock)
 
 
 def _pool_accounts(pool: PoolRuntime) -> PoolAccounts:
