@@ -16,7 +16,7 @@ from smartfallback_console.app import ConsoleApp
 from smartfallback_console.screens.dashboard import Dashboard
 from support.console_source import ScriptedSource
 
-ROUNDS = 4
+ROUNDS = 5
 """A key may open something that mounts something that asks for a layout."""
 
 
