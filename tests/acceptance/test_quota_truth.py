@@ -235,6 +235,24 @@ async def test_a_flapping_source_never_lets_the_quota_fall_and_is_stale_when_it_
         assert percents[4] == percents[3] == 100.0 * s.lab.used(GEMINI, "ag-1") / LIMIT
 
 
+@pytest.mark.parametrize("trouble", [QuotaTrouble.NO_FRACTION, QuotaTrouble.PLACEHOLDER])
+async def test_an_endpoint_that_answers_without_a_share_lets_its_last_word_go_stale(trouble: QuotaTrouble):
+    async with scene(upstream_account("ag-1"), quota_ttl_s=300.0) as s:
+        assert (await s.heard()).label is REPORTED
+        s.lab.set_fault(GEMINI, QuotaApiFault(trouble))
+        s.clock.advance(200)
+        assert s.orchestrator.execute(RefreshQuota("ag-1")).ok
+        told = await s.heard()
+        assert (told.label, told.percent_used) == (REPORTED, 25.0)
+        assert "names no share" in told.note
+        s.clock.advance(401)
+        assert s.orchestrator.execute(RefreshQuota("ag-1")).ok
+        assert (await s.heard()).label is STALE
+        bound = s.account().quota.bound
+        assert bound is not None
+        assert (bound.percent, bound.label, bound.read_at) == (25.0, STALE, s.clock.time() - 601)
+
+
 async def test_a_report_replaces_the_count_and_own_use_since_is_added_as_the_provider_counts_it():
     async with scene(upstream_account("ag-1")) as s:
         await s.heard()

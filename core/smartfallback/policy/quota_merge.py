@@ -127,7 +127,8 @@ def after_failure(
 
     Args:
         last: What the source itself said last, None if it never answered.
-        estimate: The account's :func:`assumed` reading; its note says why the source failed.
+        estimate: The account's :func:`assumed` reading, or one without a number that the source
+            gave instead; its note says why nothing newer is known.
         ttl_s: The source's TTL in seconds.
         now: Epoch seconds.
     """

@@ -225,7 +225,7 @@ class QuotaRefresher:
                 except QuotaSourceError as error:
                     reading = self._failed(account, entry, error)
                 else:
-                    self._answered(account, entry, reading)
+                    reading = self._answered(account, entry, reading)
         finally:
             entry.task = None
         entry.reading = reading
@@ -250,12 +250,18 @@ class QuotaRefresher:
             message, fault = f"{type(error).__name__} while reading the quota", QuotaFault.MALFORMED
         raise QuotaSourceError(message, fault)
 
-    def _answered(self, account: str, entry: _Entry, reading: QuotaReading) -> None:
-        entry.answer = reading
+    def _answered(self, account: str, entry: _Entry, reading: QuotaReading) -> QuotaReading:
         now = self._clock.monotonic()
         entry.holds_until = now + entry.watch.source.ttl_s
         entry.failures = 0
         self._schedule(account, now + entry.watch.source.ttl_s * self._rng.uniform(*_EARLY))
+        if reading.label is TruthLabel.UNKNOWN and entry.answer is not None:
+            # An answer that names no number must not keep the last one looking fresh for ever.
+            return after_failure(
+                entry.answer, reading, ttl_s=entry.watch.source.ttl_s, now=self._clock.time()
+            )
+        entry.answer = reading
+        return reading
 
     def _failed(self, account: str, entry: _Entry, error: QuotaSourceError) -> QuotaReading:
         self._failures += 1
