@@ -235,6 +235,71 @@ async def test_an_unknown_chain_is_wrong_usage_and_asks_nobody(tmp_path: Path) -
     assert 'did you mean "default"?' in done.stderr
 
 
+async def test_json_has_the_same_keys_when_nothing_was_asked(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("not TOML")
+    async with servers(streams(WHOLE)) as [upstream]:
+        good = written(tmp_path, upstream.url)
+        answered = json.loads((await chat(tmp_path, good, "--json")).stdout)
+        for config, options, prompt, category, words in (
+            (good, ("--chain", "nope"), QUESTION, "usage", "There is no chain"),
+            (good, ("--demo",), QUESTION, "usage", "either --demo or --config"),
+            (good, (), " ", "usage", "The prompt is empty"),
+            (broken, (), QUESTION, "configuration", "1 mistake in "),
+        ):
+            done = await chat(tmp_path, config, "--json", *options, prompt=prompt)
+            assert done.returncode == 2
+            ended = json.loads(done.stdout)
+            assert ended.keys() == answered.keys()
+            assert (ended["ok"], ended["text"], ended["error"]["category"]) == (False, "", category)
+            assert words in ended["error"]["message"]
+            assert (category == "configuration") is bool(ended["mistakes"])
+        assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_json_tells_of_a_signal_and_what_had_come(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    handed_over = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for piece_of_it in BEGUN:
+            await response.write(piece_of_it)
+        handed_over.set()
+        await asyncio.Event().wait()
+        return response
+
+    async with servers(handler) as [upstream]:
+        process = await started(tmp_path, written(tmp_path, upstream.url), "--json")
+        await handed_over.wait()
+        process.send_signal(number)
+        written_out, told = await process.communicate()
+        await hung_up(upstream)
+    assert process.returncode == code
+    ended = json.loads(written_out)
+    assert (ended["ok"], ended["chain"], ended["error"]["category"]) == (False, "default", "cancelled")
+    assert "Blue light scatters".startswith(ended["text"])
+    assert ended["request_id"]
+    assert b"Traceback" not in told
+
+
+async def test_an_absurd_wait_is_told_in_words(tmp_path: Path) -> None:
+    limited = always(429, {"error": {"message": "slow down"}}, {"retry-after": "99999999999999999999"})
+    async with servers(limited) as [upstream]:
+        config = written(tmp_path, upstream.url)
+        done = await chat(tmp_path, config)
+        unused = tmp_path / "another home"
+        unused.mkdir()
+        as_json = await chat(unused, config, "--json")
+    assert (done.returncode, as_json.returncode) == (1, 1)
+    assert "not before the year 9999" in done.stderr
+    assert "should not have happened" not in done.stderr + as_json.stderr
+    assert json.loads(as_json.stdout)["next_available_at"] > 1e10
+
+
 async def test_a_literal_key_is_warned_about_and_used(tmp_path: Path) -> None:
     async with servers(streams(WHOLE)) as [upstream]:
         config = written(tmp_path, upstream.url)
@@ -254,11 +319,11 @@ def test_without_a_configuration_the_demo_answers(tmp_path: Path, options: tuple
     assert ("smartfallback init" in done.stderr) is (not options)
 
 
-async def started(folder: Path, config: Path, **streams_: int) -> asyncio.subprocess.Process:
+async def started(folder: Path, config: Path, *options: str, **streams_: int) -> asyncio.subprocess.Process:
     """The command, running."""
     return await asyncio.create_subprocess_exec(
         *COMMAND,
-        *("chat", QUESTION, "--config", str(config)),
+        *("chat", QUESTION, "--config", str(config), *options),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=streams_.get("stdout", asyncio.subprocess.PIPE),
         stderr=asyncio.subprocess.PIPE,

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from smartfallback.cli import exit_codes
-from smartfallback.cli.terminal import CommandError, run_command
+from smartfallback.cli.terminal import run_command
 
 app = typer.Typer(
     name="smartfallback",
@@ -92,12 +91,7 @@ def chat(
     """
     from smartfallback.cli.chat import ask
 
-    def command() -> int:
-        if demo and config is not None:
-            raise CommandError("Use either --demo or --config, not both.", exit_codes.MISUSED)
-        return ask(prompt, chain=chain, config=config, demo=demo, as_json=as_json)
-
-    run_command(command)
+    run_command(lambda: ask(prompt, chain=chain, config=config, demo=demo, as_json=as_json))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from contextlib import AsyncExitStack, aclosing
@@ -9,9 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from smartfallback.cli import exit_codes
-from smartfallback.cli.chat_json import failed, misconfigured, replied
+from smartfallback.cli.chat_json import ended, failed, misconfigured, replied
 from smartfallback.cli.opening import find_and_load
-from smartfallback.cli.terminal import CommandError, answer, answer_json, one_line, run_async, tell
+from smartfallback.cli.terminal import (
+    CommandError,
+    answer,
+    answer_json,
+    expected,
+    one_line,
+    run_async,
+    tell,
+)
 from smartfallback.config import ConfigError, default_config_path
 from smartfallback.config.mistakes import nearest, one_of
 from smartfallback.model.events import (
@@ -19,6 +28,7 @@ from smartfallback.model.events import (
     Delta,
     Event,
     RequestDegraded,
+    RequestEvent,
     RequestFinished,
     StateNotice,
 )
@@ -38,17 +48,49 @@ if TYPE_CHECKING:
 def ask(prompt: str, *, chain: str | None, config: Path | None, demo: bool, as_json: bool) -> int:
     """Ask one question and write the answer.
 
+    With ``as_json`` exactly one object is written, however it ends; only a reader who went away gets none.
+
     Raises:
         CommandError: The prompt or the chain can't be used.
     """
+    result = _Result(wanted=as_json)
+    try:
+        return _ask(prompt, chain, config, demo=demo, result=result)
+    except CommandError as error:
+        result.write(ended("usage" if error.exit_code == exit_codes.MISUSED else "internal", str(error)))
+        raise
+    except KeyboardInterrupt:
+        result.write(ended("cancelled", "cancelled with Ctrl+C"))
+        raise
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        result.write(ended("internal", one_line(f"{type(error).__name__}: {error}")))
+        raise
+
+
+class _Result:
+    """The one JSON object of a command; ``wanted`` is false when people read the answer instead."""
+
+    def __init__(self, *, wanted: bool) -> None:
+        self.wanted = wanted
+
+    def write(self, value: dict[str, object]) -> None:
+        if self.wanted:
+            self.wanted = False
+            answer_json(value)
+
+
+def _ask(prompt: str, chain: str | None, config: Path | None, *, demo: bool, result: _Result) -> int:
+    if demo and config is not None:
+        raise CommandError("Use either --demo or --config, not both.", exit_codes.MISUSED)
     text = _prompt(prompt)
     spec: SystemSpec | None = None
     if not demo:
         try:
             loaded = find_and_load(config)
         except ConfigError as error:
-            if as_json:
-                answer_json(misconfigured(error))
+            result.write(misconfigured(error))
             tell(str(error))
             return exit_codes.MISUSED
         if loaded is None:
@@ -60,7 +102,7 @@ def ask(prompt: str, *, chain: str | None, config: Path | None, demo: bool, as_j
             spec = loaded.spec
             for warning in loaded.warnings:
                 tell(f"Warning: {warning}")
-    return run_async(lambda: _converse(text, chain, spec, as_json=as_json))
+    return run_async(lambda: _converse(text, chain, spec, result))
 
 
 def _prompt(prompt: str) -> str:
@@ -80,7 +122,27 @@ def _prompt(prompt: str) -> str:
     return prompt
 
 
-async def _converse(text: str, chain: str | None, spec: SystemSpec | None, *, as_json: bool) -> int:
+async def _converse(text: str, chain: str | None, spec: SystemSpec | None, result: _Result) -> int:
+    transcript = _Transcript(show=not result.wanted)
+    try:
+        return await _hold(text, chain, spec, transcript, result)
+    except asyncio.CancelledError:
+        result.write(
+            ended(
+                "cancelled",
+                "cancelled by a signal",
+                request_id=transcript.request_id,
+                chain=transcript.chain,
+                text=transcript.text,
+                simulated=spec is None,
+            )
+        )
+        raise
+
+
+async def _hold(
+    text: str, chain: str | None, spec: SystemSpec | None, transcript: _Transcript, result: _Result
+) -> int:
     async with AsyncExitStack() as stack:
         orchestrator: Orchestrator
         if spec is None:
@@ -96,15 +158,15 @@ async def _converse(text: str, chain: str | None, spec: SystemSpec | None, *, as
             stack.callback(_tell_notices, events_of_all)
             orchestrator = await stack.enter_async_context(engine)
         request = Request.ask(text, chain=_chain(orchestrator.spec, chain), origin=Origin.CHAT)
-        transcript = _Transcript(show=not as_json)
+        transcript.chain = request.chain
         try:
             async with aclosing(orchestrator.stream(request)) as events:
                 async for event in events:
                     transcript.take(event)
         except RequestError as error:
             transcript.end_line()
-            if as_json:
-                answer_json(failed(error, request.chain, simulated=orchestrator.spec.simulated))
+            if result.wanted:
+                result.write(failed(error, request.chain, simulated=orchestrator.spec.simulated))
             else:
                 _tell_failure(error)
             return exit_codes.FAILED
@@ -115,8 +177,8 @@ async def _converse(text: str, chain: str | None, spec: SystemSpec | None, *, as
         if reply is None:
             raise CommandError("The answer ended without a result.", exit_codes.FAILED)
         transcript.end_line()
-        if as_json:
-            answer_json(replied(reply, request.chain, simulated=orchestrator.spec.simulated))
+        if result.wanted:
+            result.write(replied(reply, request.chain, simulated=orchestrator.spec.simulated))
         else:
             _tell_who_answered(reply, simulated=orchestrator.spec.simulated)
         return exit_codes.DONE
@@ -152,13 +214,25 @@ class _Transcript:
     """Writes an answer while it comes. ``show`` is false when only the whole is wanted."""
 
     show: bool
+    chain: str | None = None
+    request_id: str | None = None
     reply: Reply | None = None
+    _pieces: list[str] = field(default_factory=list)
     _open_line: bool = field(default=False)
+
+    @property
+    def text(self) -> str:
+        """What has come of an answer that is not shown."""
+        return "".join(self._pieces)
 
     def take(self, event: Event) -> None:
         if isinstance(event, RequestFinished):
             self.reply = event.reply
         if not self.show:
+            if isinstance(event, RequestEvent):
+                self.request_id = event.request_id
+            if isinstance(event, Delta):
+                self._pieces.append(event.text)
             return
         # Writing may wait for a slow reader. This loop has nothing else to do meanwhile, and
         # waiting here is what slows the upstream down.
@@ -211,9 +285,7 @@ def _tell_failure(error: RequestError) -> None:
         for skipped in error.skipped:
             tell(f"  {one_line(skipped)}")
     if error.next_available_at is not None:
-        wait_s = max(0.0, error.next_available_at - time.time())
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(error.next_available_at))
-        tell(f"The next account is expected back at {at}, in {wait_s:.0f} s.")
+        tell(f"The next account is expected back {expected(error.next_available_at, time.time())}.")
 
 
 def _attempt(record: AttemptRecord) -> str:

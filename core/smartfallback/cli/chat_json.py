@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.cli.opening import mistakes_as_json
@@ -58,23 +59,48 @@ def failed(error: RequestError, chain: str, *, simulated: bool) -> dict[str, obj
         "attempts": _attempts(error.attempts),
         "error": _failure(error.failure),
         "skipped": [redact(skipped) for skipped in error.skipped],
-        "next_available_at": error.next_available_at,
+        "next_available_at": _finite(error.next_available_at),
     }
 
 
 def misconfigured(error: ConfigError) -> dict[str, object]:
     """A configuration with mistakes; nothing was asked."""
+    return {**ended("configuration", error.headline), "mistakes": mistakes_as_json(error)}
+
+
+def ended(
+    category: str,
+    message: str,
+    *,
+    request_id: str | None = None,
+    chain: str | None = None,
+    text: str = "",
+    simulated: bool = False,
+) -> dict[str, object]:
+    """An end that no upstream had a part in.
+
+    Args:
+        category: ``configuration``, ``usage`` (a wrong argument), ``cancelled`` or ``internal``.
+        message: What happened, in a sentence.
+        request_id: The request, once there is one.
+        chain: The chain that was asked, once that is known.
+        text: What had come of an answer.
+        simulated: Whether the demo was asked.
+    """
     return {
         **_EMPTY,
+        "simulated": simulated,
+        "request_id": request_id,
+        "chain": chain,
+        "text": text,
         "error": {
-            "category": "configuration",
-            "message": f"{len(error.mistakes)} mistakes in {error.file}",
+            "category": category,
+            "message": redact(message),
             "http_status": None,
             "code": "",
             "hint": "",
             "retry_after_s": None,
         },
-        "mistakes": mistakes_as_json(error),
     }
 
 
@@ -126,5 +152,10 @@ def _failure(failure: Failure) -> dict[str, object]:
         "http_status": failure.http_status,
         "code": failure.code,
         "hint": failure.hint,
-        "retry_after_s": failure.retry_after_s,
+        "retry_after_s": _finite(failure.retry_after_s),
     }
+
+
+def _finite(number: float | None) -> float | None:
+    """None for what JSON has no number for: an upstream may state anything."""
+    return number if number is not None and math.isfinite(number) else None

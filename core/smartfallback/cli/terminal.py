@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -17,6 +18,7 @@ from smartfallback.cli import exit_codes
 from smartfallback.model.secrets import redact
 
 _KEPT_CONTROLS: Final = "\n\t"
+_YEAR_9999: Final = 253_370_764_800.0
 
 
 class CommandError(Exception):
@@ -35,6 +37,20 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """:func:`plain` text on one line."""
     return " ".join(plain(text).split())
+
+
+def expected(at: float, now: float) -> str:
+    """When something that is expected at epoch time ``at`` comes, whatever number an upstream has stated."""
+    if at <= now:
+        return "now"
+    if not at < _YEAR_9999:
+        return "not before the year 9999"
+    in_seconds = f"in {at - now:.0f} s"
+    try:
+        return f"at {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}, {in_seconds}"
+    except (OverflowError, OSError, ValueError):
+        # Some platforms' calendars end before the year 9999.
+        return in_seconds
 
 
 def answer(text: str) -> None:

@@ -83,10 +83,14 @@ class ConfigError(Exception):
         self.file = file
         self.mistakes = tuple(mistakes)
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """How many mistakes there are, and where."""
         count = len(self.mistakes)
-        head = f"{count} mistake{'' if count == 1 else 's'} in {printable(str(self.file))}"
-        return "\n\n".join([head, *(str(mistake) for mistake in self.mistakes)])
+        return f"{count} mistake{'' if count == 1 else 's'} in {printable(str(self.file))}"
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.headline, *(str(mistake) for mistake in self.mistakes)])
 
 
 @dataclass(slots=True)
