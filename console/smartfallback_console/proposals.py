@@ -12,11 +12,13 @@ from smartfallback import (
     CircuitState,
     CircuitTarget,
     CloseCircuit,
+    CorrectQuota,
     Disable,
     Drain,
     Enable,
     ForceFailover,
     OpenCircuit,
+    RefreshQuota,
     ResetCircuit,
     Resume,
     SetStrategy,
@@ -106,7 +108,7 @@ def find(snapshot: Snapshot, name: str) -> Subject:
 
 
 def propose(
-    action: str, subject: Subject, *, verb: str = "", strategy: str = "", snapshot: Snapshot | None = None
+    action: str, subject: Subject, *, verb: str = "", argument: str = "", snapshot: Snapshot | None = None
 ) -> Proposal:
     """What an action would do to its subject.
 
@@ -114,7 +116,7 @@ def propose(
         action: The registry's id.
         subject: What it is pointed at.
         verb: For a toggle, which way; empty takes the way that fits.
-        strategy: For ``strategy``, the new one.
+        argument: For ``strategy``, the new one; for ``correct_quota``, the percentage used.
         snapshot: For what would be left in the chain.
 
     Raises:
@@ -138,7 +140,11 @@ def propose(
         case "open_circuit" | "close_circuit" | "reset_circuit":
             return _circuit(action, subject, snapshot)
         case "strategy":
-            return _strategy(subject, strategy)
+            return _strategy(subject, argument)
+        case "refresh_quota":
+            return _refresh_quota(_account(subject))
+        case "correct_quota":
+            return _correct_quota(_account(subject), argument)
     raise OperatorError(f"{action} needs no target")
 
 
@@ -299,6 +305,39 @@ def _circuit(action: str, subject: Subject, snapshot: Snapshot | None) -> Propos
         f"{now} Counts and back-off are cleared, and any cooldown is lifted.",
         "Reset",
         ResetCircuit(target),
+    )
+
+
+def _refresh_quota(account: AccountView) -> Proposal:
+    return Proposal(
+        "refresh_quota",
+        f"Refresh the quota of {account.id}?",
+        "Its quota source is asked now.",
+        "Refresh",
+        RefreshQuota(account.id),
+        takes_reason=False,
+        asks=False,
+    )
+
+
+def _correct_quota(account: AccountView, text: str) -> Proposal:
+    bound = account.quota.bound
+    if bound is None:
+        raise OperatorError(f"{account.id} has no quota window to correct")
+    try:
+        percent_used = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise OperatorError(f"how much is used? write correct {account.id} PERCENT, such as 40") from None
+    now = "unknown" if bound.percent is None else f"{bound.percent:.1f} % used, {bound.label.value}"
+    undo = None if bound.percent is None else CorrectQuota(account.id, bound.percent)
+    return Proposal(
+        "correct_quota",
+        f"Set the {bound.kind.value} quota of {account.id} to {percent_used:g} % used?",
+        f"It is {now}. A quota wall is lifted; the next report of its source replaces the number.",
+        "Set",
+        CorrectQuota(account.id, percent_used),
+        takes_reason=False,
+        undo=undo,
     )
 
 

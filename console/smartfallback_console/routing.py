@@ -18,6 +18,8 @@ from smartfallback import (
     CooldownStarted,
     DegradedModeChanged,
     ProviderNotice,
+    QuotaCorrected,
+    QuotaHeard,
     QuotaReset,
     QuotaStatusChanged,
     RequestCancelled,
@@ -29,6 +31,7 @@ from smartfallback import (
     ResetValidated,
     StateNotice,
     StrategyChanged,
+    TruthLabel,
 )
 from smartfallback_console.formatting import duration
 
@@ -273,6 +276,15 @@ def describe(event: Event) -> NoteEntry | None:
             text = f"quota {event.old.value} → {event.new.value}{used}"
             good = event.new.value == "healthy"
             severity = Severity.GOOD if good else Severity.WARNING
+        case QuotaHeard():
+            if event.label is TruthLabel.REPORTED:
+                return None
+            subject, severity = event.account, Severity.WARNING
+            used = "" if event.percent_used is None else f" at {event.percent_used:.0f} %"
+            text = f"quota is {event.label.value}{used}"
+            text += f": {event.note}" if event.note else ""
+        case QuotaCorrected():
+            subject, text = event.account, f"quota of the {event.window} corrected by hand"
         case QuotaReset():
             subject, text, severity = event.account, f"quota of the {event.window} began anew", Severity.GOOD
         case ResetOverdue():

@@ -10,11 +10,13 @@ from smartfallback.model.circuits import CircuitScope, CircuitTarget
 from smartfallback.model.commands import (
     CloseCircuit,
     Command,
+    CorrectQuota,
     Disable,
     Drain,
     Enable,
     ForceFailover,
     OpenCircuit,
+    RefreshQuota,
     ResetCircuit,
     Resume,
     SetStrategy,
@@ -103,6 +105,8 @@ async def test_command_lines(console: Opener) -> None:
         ("close! ag-6 fixed", CloseCircuit(CircuitTarget(CircuitScope.ACCOUNT, "ag-6"), "fixed")),
         ("reset! ag-6", ResetCircuit(CircuitTarget(CircuitScope.ACCOUNT, "ag-6"), "")),
         ("strategy antigravity greedy", SetStrategy("antigravity", Strategy.GREEDY)),
+        ("refresh ag-3", RefreshQuota("ag-3")),
+        ("correct! ag-3 40 %", CorrectQuota("ag-3", 40.0)),
     ]
     async with console() as running:
         for line, command in cases:
@@ -169,6 +173,8 @@ async def test_a_wrong_line_stays_open_and_says_what_is_wrong(console: Opener) -
         ("drain ag-11", "did you mean ag-1?"),
         ("drain", "needs a target"),
         ("strategy antigravity greddy", "did you mean greedy?"),
+        ("correct ag-3", "write correct ag-3 PERCENT"),
+        ("correct gguf 10", "has no quota window"),
         ("drain antigravity", "hoose an account"),
         ("resume ag-1", "nothing to resume"),
         ("sort colour", "Sort by"),
@@ -277,3 +283,18 @@ async def test_a_command_typed_in_one_go_is_entered_whole(console: Opener) -> No
         await settle(running.pilot)
         await settle(running.pilot)
         assert running.dashboard.query_one(ChatPane).conversation.pin == "ag-3"
+
+
+async def test_quota_is_refreshed_and_corrected_by_key(console: Opener) -> None:
+    async with console() as running:
+        running.dashboard.query_one(AccountsTable).select_account("ag-2")
+        await running.press("R")
+        assert running.source.commands == [RefreshQuota("ag-2")]
+        await running.press("K")
+        prompt = running.dashboard.query_one(Prompt).query_one(Input)
+        assert prompt.value == "correct ag-2 "
+        await running.type("55")
+        await running.press("enter")
+        assert isinstance(running.app.screen, ConfirmDialog)
+        await running.press("enter")
+        assert running.source.commands[-1] == CorrectQuota("ag-2", 55.0)

@@ -32,7 +32,7 @@ def run(
     **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; its output comes as text."""
-    done = subprocess.run(  # noqa: S603 - the project's own command with the test's arguments
+    done = subprocess.run(
         [*command, *map(str, arguments)],
         input=stdin,
         capture_output=True,

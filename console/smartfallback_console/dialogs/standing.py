@@ -67,6 +67,12 @@ def account_lines(
     totals = f"{view.requests} requests, {view.failures} failed, {count(view.tokens)} tokens"
     lines.append([_name("since start"), (totals, "")])
     lines += _quota(view.quota, now)
+    if view.quota_source or view.quota_note:
+        note = f" · {view.quota_note}" if view.quota_note else ""
+        lines.append([_name("source"), (view.quota_source, ""), (note, DIM)])
+    for limit in view.limits:
+        known = "unknown" if limit.percent is None else f"{percent(limit.percent)} used"
+        lines.append([_name("limit"), (limit.name, ""), (f" · {known} · from headers, never binding", DIM)])
     lines += [[], [("Circuits", HEAD)], *_circuit(view.circuit, "account", now)]
     for circuit in view.model_circuits:
         lines += _circuit(circuit, circuit.target.name.removeprefix(f"{view.id}/"), now)
@@ -143,7 +149,9 @@ def _window(window: WindowView, now: float, *, binds: bool, tone: str) -> list[l
         full = max(0, min(BAR, round(window.percent / 100 * BAR)))
         bar = [("━" * full, tone if binds else ""), ("─" * (BAR - full), "$foreground 30%")]
         bar.append((f" {percent(window.percent):>6} used", ""))
-    amounts = f" · {count(window.used)} of {count(window.limit)} {window.unit.value}" if window.limit else ""
+    amounts = ""
+    if window.limit and window.unit.value != "fraction":
+        amounts = f" · {count(window.used)} of {count(window.limit)} {window.unit.value}"
     held = f", {count(window.held)} held" if window.held else ""
     source = SOURCES.get(window.label.value, window.label.value)
     read = "" if window.read_at is None else f", {age(now - window.read_at)} ago"

@@ -84,6 +84,9 @@ class Operations:
         if action.id == "strategy":
             self._choose_strategy(subject)
             return
+        if action.id == "correct_quota" and subject.account is not None:
+            self._screen.query_one(Prompt).open("command", f"{action.verbs[0]} {subject.account.id} ")
+            return
         try:
             self._put(propose(action.id, subject, snapshot=self._screen.snapshot))
         except OperatorError as error:
@@ -113,7 +116,7 @@ class Operations:
         if action.id == "strategy" and not call.text:
             self._choose_strategy(subject)
             return
-        proposal = propose(action.id, subject, verb=call.verb, strategy=call.text, snapshot=snapshot)
+        proposal = propose(action.id, subject, verb=call.verb, argument=call.text, snapshot=snapshot)
         if call.confirmed:
             self._execute(proposal, Answer(call.text, call.duration_s))
         else:
@@ -159,7 +162,7 @@ class Operations:
 
         def chosen(name: str | None) -> None:
             if name is not None and name != pool.strategy.value:
-                self._put(propose("strategy", subject, strategy=name))
+                self._put(propose("strategy", subject, argument=name))
 
         choices = [(member.value, STRATEGIES.get(member.value, "")) for member in Strategy]
         choices.sort(key=lambda choice: list(STRATEGIES).index(choice[0]) if choice[1] else len(STRATEGIES))

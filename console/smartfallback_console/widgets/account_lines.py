@@ -70,7 +70,7 @@ class Columns:
         wide, roomy, medium, small = width >= 150, width >= 98, width >= 92, width >= 60
         name = max(8, min(longest_name, 28 if wide else 20 if width >= 106 else 14 if small else 10))
         fixed = {
-            "label": 14 if wide else 13 if roomy else 0,
+            "label": 14 if roomy else 0,
             "resets": 7 if medium else 6 if small else 0,
             "forecast": 11 if width >= FORECAST_FROM else 0,
             "circuit": 16 if wide else 15 if roomy else 11 if small else 6,
@@ -130,13 +130,14 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         out_bar(out, columns.bar, used, 0.0 if bound is None else bound.held_percent, tone, ink, bool(bound))
         out.space()
     if bound is None:
-        out.put(fit("no limit" if columns.bar == 0 else "∞", 6, "right"), ink.muted).space()
+        no_limit = "no limit" if columns.bar == 0 else "∞"
+        out.put(fit("?" if view.quota_source else no_limit, 6, "right"), ink.muted).space()
     else:
         mark = "" if columns.label else LABEL_SIGNS.get(bound.label.value, "?").strip()
         text = "?" if bound.percent is None else mark + percent(bound.percent)
         out.put(fit(text, 6, "right"), tone if status != "healthy" else ink.text).space()
     if columns.label:
-        out.put(fit(_known(quota, now), columns.label), ink.muted).space()
+        out.put(fit(_known(view, now), columns.label), ink.muted).space()
     if columns.resets:
         at = quota.exhausted_until or (bound.resets_at if bound else None)
         out.put(
@@ -301,10 +302,10 @@ def _resets(seconds: float, width: int) -> str:
     return text if len(text) <= width else age(seconds)
 
 
-def _known(quota: QuotaView, now: float) -> str:
-    bound = quota.bound
+def _known(view: AccountView, now: float) -> str:
+    bound = view.quota.bound
     if bound is None:
-        return ""
+        return "unknown" if view.quota_source else ""
     old = "" if bound.read_at is None else " " + _rounded_age(now - bound.read_at)
     return f"{bound.label.value}{old}"
 

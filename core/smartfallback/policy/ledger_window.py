@@ -219,6 +219,8 @@ class LedgerWindow:
     def view(self, wall_read_at: float | None) -> WindowView:
         """The window as the operator sees it; ``wall_read_at`` is when a provider named a wall that holds."""
         known = self.label is not TruthLabel.UNKNOWN
+        # An assumed window slides from when it was assumed; nobody knows when the real one begins anew.
+        assumed = self.adopted and self.label is TruthLabel.ESTIMATED
         label, read_at = self.label, (self.changed_at if self.read_at is None else self.read_at)
         if known and wall_read_at is not None:
             label, read_at = TruthLabel.LEARNED, wall_read_at
@@ -232,7 +234,7 @@ class LedgerWindow:
             held_percent=100.0 * self.held / self.limit if self.limit > 0 else 0.0,
             label=label,
             read_at=read_at if known else None,
-            resets_at=None if self.ends_at == math.inf else self.ends_at,
+            resets_at=None if assumed or self.ends_at == math.inf else self.ends_at,
         )
 
 

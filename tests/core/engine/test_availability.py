@@ -21,7 +21,7 @@ async def test_a_missing_provider_is_skipped_with_what_to_do_and_noticed_when_it
     events = orchestrator.subscribe()
     upstream.missing = ""
     orchestrator._maintenance.check(clock.monotonic())
-    assert [type(event) for event in events.drain()[0]][0] is ProviderNotice
+    assert next(type(event) for event in events.drain()[0]) is ProviderNotice
     assert (await orchestrator.chat(ask())).account == "a-1"
 
 

@@ -130,6 +130,7 @@ async def test_a_failing_source_leaves_a_pessimistic_estimate_that_is_still_usab
     assert (news.label, news.percent_used) == (TruthLabel.ESTIMATED, 80.0)
     account = orchestrator.snapshot().account("a-1")
     assert account.quota.bound.percent == 80.0
+    assert account.quota.bound.resets_at is None
     assert account.quota.status is QuotaStatus.WARNING
     assert "not installed" in account.quota_note
     assert (await orchestrator.chat(ask())).account == "a-1"
