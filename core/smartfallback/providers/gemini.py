@@ -56,9 +56,7 @@ class GeminiProvider(HttpProvider):
         known = self._endpoints.get(key)
         if known is not None and known[0] is call.account:
             return known[1]
-        base = self._base_url(call.account)
-        if not base.endswith(_API_VERSIONS):
-            base += "/v1beta"
+        base = with_version(self._base_url(call.account))
         method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
         endpoint = self._client.endpoint(f"{base}/{_resource(call.model)}:{method}", self._headers(call))
         self._remember(self._endpoints, key, (call.account, endpoint))
@@ -146,6 +144,11 @@ class GeminiAnswer(Answer):
     def take_error(self, payload: dict[str, Any]) -> None:
         """See :meth:`Answer.take_error`."""
         self.failure = classify(self.refused(payload, 200))
+
+
+def with_version(base: str) -> str:
+    """The API's address, with the usual version unless ``base`` names one."""
+    return base if base.endswith(_API_VERSIONS) else f"{base}/v1beta"
 
 
 def _resource(model: str) -> str:

@@ -87,6 +87,7 @@ async def test_each_account_gets_a_line_with_what_is_wrong_and_what_to_do(tmp_pa
     async with listing() as server:
         pools = {
             "gemini": http_pool("gemini", f"{server.url}/gemini", ("ag-1", "GOOD"), ("ag-2", "BAD")),
+            "versioned": http_pool("gemini", f"{server.url}/gemini/v1beta", ("ag-3", "GOOD")),
             "openai": http_pool("openai", f"{server.url}/openai/v1", ("oa-1", "GOOD"), ("oa-2", "BAD")),
             "nothing": http_pool("openai", f"{server.url}/nothing", ("no-1", "GOOD")),
             "broken": http_pool("openai", f"{server.url}/broken", ("br-1", "GOOD")),
@@ -94,7 +95,7 @@ async def test_each_account_gets_a_line_with_what_is_wrong_and_what_to_do(tmp_pa
             "redirect": http_pool("openai", f"{server.url}/redirect", ("re-1", "GOOD")),
             "refused": http_pool("openai", "http://127.0.0.1:1/v1", ("down-1", "GOOD")),
             "local": 'provider = "local"\nmodel_path = "none.gguf"\naccounts = [{ id = "gguf" }]',
-            "copilot": 'provider = "copilot"\naccounts = [{ id = "co-1" }]',
+            "copilot": 'provider = "copilot"\ncommand = ["/no/such/tool"]\naccounts = [{ id = "co-1" }]',
         }
         config = written(tmp_path, pools)
         done = await asyncio.to_thread(run, tmp_path, "check", "--config", config, GOOD=KEY, BAD=BAD)
@@ -113,6 +114,7 @@ async def test_each_account_gets_a_line_with_what_is_wrong_and_what_to_do(tmp_pa
     assert {entry["account"]: entry["status"] for entry in found["accounts"]} == {
         "ag-1": "ok",
         "ag-2": "refused",
+        "ag-3": "ok",
         "oa-1": "ok",
         "oa-2": "refused",
         "no-1": "reachable",
@@ -132,12 +134,14 @@ async def test_each_account_gets_a_line_with_what_is_wrong_and_what_to_do(tmp_pa
         entry["account"] for entry in found["accounts"]
     ]
     assert "do: replace the key that api_key of ag-2 refers to" in done.stdout
-    assert lines[-1] == "4 of 11 accounts can be used."
+    assert lines[-1] == "5 of 12 accounts can be used."
 
     # Nothing was spent: only lists were asked for, and no redirect took a key along.
     assert {method for method, _ in server.asked} == {"GET"}
     assert {path.rsplit("/", 1)[1].split("?")[0] for _, path in server.asked} == {"models"}
-    assert len(server.asked) == 2 * 8
+    assert len(server.asked) == 2 * 9
+    gemini = {path for _, path in server.asked if path.startswith("/gemini")}
+    assert gemini == {"/gemini/v1beta/models?pageSize=1"}
 
 
 async def test_when_all_can_be_used_the_exit_code_is_0(tmp_path: Path) -> None:
