@@ -184,10 +184,11 @@ async def _ask(
             client.stream("GET", httpx.URL(_listing(kind, base)), headers=headers) as response,
         ):
             body = bytearray()
-            async for piece in response.aiter_bytes():
-                body += piece
-                if len(body) >= _BODY_READ:
-                    break
+            if kind is ProviderKind.OPENCODE or response.status_code == httpx.codes.BAD_REQUEST:
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if len(body) >= _BODY_READ:
+                        break
     except (TimeoutError, httpx.TimeoutException):
         return _Verdict(Reach.UNREACHABLE, f"no answer from {host} within {limit_s:g} s", check_address)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
