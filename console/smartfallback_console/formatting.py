@@ -64,9 +64,16 @@ def _cut(text: str, width: int) -> str:
     return text
 
 
+_ENDLESS_S = 99_999 * 86_400
+_ENDLESS = ">99999d"
+"""An upstream may state any wait, and ask for longer than any calendar lasts."""
+
+
 def duration(seconds: float) -> str:
     """A span in its two largest units: ``9s``, ``4m 05s``, ``3h 12m``, ``5d 11h``."""
-    whole = max(0, round(seconds))
+    if not seconds < _ENDLESS_S:
+        return _ENDLESS
+    whole = round(max(0.0, seconds))
     if whole < 60:
         return f"{whole}s"
     minutes, second = divmod(whole, 60)
@@ -81,7 +88,9 @@ def duration(seconds: float) -> str:
 
 def age(seconds: float) -> str:
     """A span in its largest unit only: ``9s``, ``4m``, ``3h``, ``5d``."""
-    whole = max(0, int(seconds))
+    if not seconds < _ENDLESS_S:
+        return _ENDLESS
+    whole = int(max(0.0, seconds))
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if whole >= size:
             return f"{whole // size}{unit}"
@@ -90,7 +99,9 @@ def age(seconds: float) -> str:
 
 def countdown(seconds: float) -> str:
     """A running clock: ``0:42``, ``12:05``; from an hour on as :func:`duration`."""
-    whole = max(0, int(seconds + 0.999))
+    if not seconds < _ENDLESS_S:
+        return _ENDLESS
+    whole = int(max(0.0, seconds + 0.999))
     if whole >= 3_600:
         return duration(whole)
     return f"{whole // 60}:{whole % 60:02}"
@@ -135,8 +146,11 @@ def share(value: float | None) -> str:
 
 
 def clock_time(at: float) -> str:
-    """The local time of day of an epoch time."""
-    return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+    """The local time of day of an epoch time, dashes for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return "--:--:--"
 
 
 def parse_duration(text: str) -> float | None:

@@ -67,3 +67,11 @@ def test_charts_have_their_height_and_show_the_smallest_value() -> None:
     lines = formatting.columns((0.0, 0.01, 5.0, 10.0), 2, 10.0)
     assert lines == ["   █", " ▁██"]
     assert formatting.sparkline((1.0, 2.0), 4) == "  ▄█"
+
+
+@pytest.mark.parametrize("absurd", [1e20, 1e30, float("inf"), float("-inf"), float("nan"), -1e30])
+def test_no_number_that_an_upstream_may_state_is_a_crash_or_a_long_line(absurd: float) -> None:
+    spans = (formatting.duration, formatting.age, formatting.countdown)
+    assert {len(span(absurd)) <= 7 for span in spans} == {True}
+    assert len({span(absurd) for span in spans}) == 1 or absurd < 0
+    assert formatting.clock_time(absurd) == "--:--:--"
