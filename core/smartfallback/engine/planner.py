@@ -13,6 +13,9 @@ from smartfallback.model.specs import ReserveRule
 from smartfallback.policy.circuit import Permit
 from smartfallback.policy.selection import Choice
 
+# Members of an enum cost ten times a global's look-up, and these are read for every request.
+_NORMAL, _RESERVE = Tier.NORMAL, Tier.RESERVE
+
 MOST_SKIPS = 32
 """So many skips a decision lists; those beyond are counted."""
 
@@ -184,7 +187,7 @@ class Planner:
             model,
             pool.strategy,
             choice.rule,
-            Tier.RESERVE if step.in_reserve else Tier.NORMAL,
+            _RESERVE if step.in_reserve else _NORMAL,
             choice.considered,
             tuple(skips[:MOST_SKIPS]) if skips else (),
             self._uncounted(walk) if len(skips) >= MOST_SKIPS else 0,

@@ -132,6 +132,7 @@ class PoolRuntime:
     __slots__ = (
         "accounts",
         "adapter",
+        "hard_limit",
         "is_local",
         "name",
         "normal",
@@ -141,6 +142,7 @@ class PoolRuntime:
         "reserve",
         "saturated",
         "skips",
+        "soft_limit",
         "spec",
         "steady",
         "strategy",
@@ -160,6 +162,8 @@ class PoolRuntime:
         self.normal = Selection(names, spec.strategy, spec.hybrid, rng)
         self.reserve = Selection(names, spec.strategy, spec.hybrid, rng)
         self.accounts: list[AccountRuntime] = []
+        self.soft_limit = spec.thresholds.soft_limit
+        self.hard_limit = spec.thresholds.hard_limit
         self.parked: dict[int, Skip] = {}
         self.saturated: set[int] = set()
         self.ramping: set[int] = set()
