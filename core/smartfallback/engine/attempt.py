@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from smartfallback.engine.grant import Grant
+from smartfallback.engine.roster import AccountRuntime
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.watch import Watch
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
@@ -35,14 +36,20 @@ class Attempt:
     """
 
     def __init__(
-        self, grant: Grant, number: int, call: Call, deadline: float, has_alternative: Callable[[], bool]
+        self,
+        grant: Grant,
+        number: int,
+        call: Call,
+        deadline: float,
+        has_alternative: Callable[[], bool],
+        on_limits: Callable[[AccountRuntime, Sequence[WindowReading]], None],
     ) -> None:
+        self._on_limits = on_limits
         self.grant = grant
         self.number = number
         self.text_received = False
         self.characters = 0
         self.usage: Usage | None = None
-        self.limits: tuple[WindowReading, ...] = ()
         self._call = call
         self._deadline = deadline
         self._has_alternative = has_alternative
@@ -102,11 +109,6 @@ class Attempt:
         self._watch.interrupt()
         return True
 
-    @property
-    def waiting(self) -> bool:
-        """Whether the upstream is being waited for."""
-        return self._watch.waiting
-
     def stop(self) -> None:
         """End the attempt because everything ends."""
         self._stopped = True
@@ -153,7 +155,8 @@ class Attempt:
             raise ProviderError(failure) from None
         self.characters += len(chunk.text)
         self.usage = chunk.usage or self.usage
-        self.limits = chunk.limits or self.limits
+        if chunk.limits:
+            self._on_limits(self.grant.account, chunk.limits)
         return chunk
 
     @property

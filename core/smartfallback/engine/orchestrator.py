@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
-from types import TracebackType
-from weakref import WeakSet
+from types import AsyncGeneratorType, TracebackType
+from weakref import WeakKeyDictionary
 
 from smartfallback.clock import Clock, SystemClock
 from smartfallback.engine.bus import DEFAULT_BACKLOG, Bus, Subscription
@@ -76,7 +76,7 @@ class Orchestrator:
         self._bus = Bus()
         self._requests = 0
         self._closed = False
-        self._runs: WeakSet[Run] = WeakSet()
+        self._runs: WeakKeyDictionary[AsyncGenerator[Event, None], Run] = WeakKeyDictionary()
         factory = provider_factory or self._built_in_provider
         make_circuit = circuit_factory(rng, self._clock.monotonic, self._circuit_changed)
         self._roster = Roster(
@@ -170,10 +170,15 @@ class Orchestrator:
 
     async def _end_runs(self) -> None:
         """End what runs before the adapters close under it, so that no upstream is blamed for that."""
-        for run in tuple(self._runs):
+        for run in tuple(self._runs.values()):
             run.close()
         self._services.capacity.close()
-        stopping = [run.stopped.wait() for run in tuple(self._runs) if run.waiting]
+        # A stream that its reader has left standing ends when the reader comes back, not before.
+        stopping = [
+            run.stopped.wait()
+            for events, run in tuple(self._runs.items())
+            if isinstance(events, AsyncGeneratorType) and events.ag_running
+        ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_LIMIT_S):
                 await asyncio.gather(*stopping)
@@ -207,8 +212,9 @@ class Orchestrator:
             )
         pinned = None if request.pin is None else self._roster.accounts[request.pin]
         run = Run(request_id, request, chain, self._services, pinned)
-        self._runs.add(run)
-        return run.events()
+        events = run.events()
+        self._runs[events] = run
+        return events
 
     async def chat(self, request: Request) -> Reply:
         """The whole answer to ``request``.

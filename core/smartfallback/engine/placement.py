@@ -186,7 +186,8 @@ class Placement:
         return Skip(account.id, account.pool.name, reason, detail, until)
 
     def _set_alarm(self, account: AccountRuntime, skip: Skip, now: float, wall: float) -> None:
-        if skip.until is not None:
+        # A window that begins anew has an alarm already (watch_reset); the soft limit needs no other.
+        if skip.until is not None and skip.reason is not SkipReason.SOFT_LIMIT:
             self._alarm(account, now + max(0.0, skip.until - wall) + _ALARM_SLACK_S)
 
     def watch_reset(self, account: AccountRuntime, now: float) -> None:

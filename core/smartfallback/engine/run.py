@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -87,18 +88,13 @@ class Run:
         self._text: list[str] = []
         self._last_failure: Failure | None = None
         self._ended = False
-        self._closing = False
+        self._closing = asyncio.Event()
         self.stopped = asyncio.Event()
         """Set when nothing is held or waited for any more."""
 
-    @property
-    def waiting(self) -> bool:
-        """Whether an upstream is being waited for."""
-        return self._attempt is not None and self._attempt.waiting
-
     def close(self) -> None:
         """End the request because the orchestrator closes; nobody is blamed."""
-        self._closing = True
+        self._closing.set()
         if self._attempt is not None:
             self._attempt.stop()
 
@@ -157,7 +153,7 @@ class Run:
         services = self._services
         walk = self._walk
         while True:
-            if self._closing:
+            if self._closing.is_set():
                 raise self._error(CLOSED)
             if self._loop.time() >= self._deadline:
                 raise self._error(self._last_failure or DEADLINE_PASSED)
@@ -166,7 +162,7 @@ class Run:
                 grant = await self._wait_in_line()
             if grant is not None:
                 return grant
-            if self._closing or self._loop.time() >= self._deadline:
+            if self._closing.is_set() or self._loop.time() >= self._deadline:
                 continue
             if not self._trim_for_context():
                 raise self._error(self._last_failure or nobody_can_serve(walk))
@@ -186,6 +182,14 @@ class Run:
         )
 
     def _begin(self, grant: Grant) -> AttemptStarted:
+        """Start the attempt that ``grant`` allows.
+
+        Raises:
+            RequestError: The orchestrator closes; the grant is given back.
+        """
+        if self._closing.is_set():
+            self._services.settlement.given_up(grant, Received())
+            raise self._error(CLOSED)
         request = self._request
         number = len(self._records) + 1
         self._services.check(grant.account.id)
@@ -198,7 +202,9 @@ class Run:
             temperature=request.temperature,
             stream=request.stream,
         )
-        self._attempt = Attempt(grant, number, call, self._deadline, self._has_alternative)
+        self._attempt = Attempt(
+            grant, number, call, self._deadline, self._has_alternative, self._services.learn
+        )
         grant.account.attempts.add(self._attempt)
         return self._announce.attempt_started(number, grant)
 
@@ -295,7 +301,9 @@ class Run:
         if recovery.step is NextStep.FAIL:
             raise self._error(failure or nobody_can_serve(self._walk))
         if recovery.wait_s > 0:
-            await asyncio.sleep(recovery.wait_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(recovery.wait_s):
+                    await self._closing.wait()
         again: Grant | None = None
         if recovery.step is NextStep.DEGRADE:
             self._trim()
@@ -375,8 +383,6 @@ class Run:
     def _close_attempt(self) -> Attempt:
         attempt = self._current()
         self._attempt = None
-        if attempt.limits:
-            self._services.learn(attempt.grant.account, attempt.limits)
         attempt.grant.account.attempts.discard(attempt)
         return attempt
 

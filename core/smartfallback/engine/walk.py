@@ -61,7 +61,7 @@ class Walk:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Requests of one kind can be served by the same accounts."""
+        """Requests of one kind can be served by the same accounts, as far as their sizes are alike."""
         request = self.request
         return (
             self.chain.name,
@@ -69,7 +69,7 @@ class Walk:
             request.avoid,
             request.requires,
             request.model,
-            self.tokens_in,
+            self.tokens_in.bit_length(),
             request.max_output_tokens,
             frozenset(self.tried),
             frozenset(self.closed_pools),

@@ -65,11 +65,6 @@ class Watch:
                 self._expired = False
                 task.uncancel()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a wait is going on."""
-        return self._task is not None
-
     def interrupt(self) -> None:
         """End the wait that is going on, if there is one."""
         if self._task is not None and not self._expired:

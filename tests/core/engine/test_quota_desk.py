@@ -215,3 +215,23 @@ async def test_rate_limit_headers_are_shown_and_never_bind(start, upstream):
     assert account.limits == (limit,)
     assert account.quota.bound.percent < 1
     assert account.skip is None
+
+
+async def test_headers_count_when_they_arrive_not_when_their_answer_ends(start, upstream, clock):
+    def limit(used: float) -> WindowReading:
+        return WindowReading("tokens-day", WindowKind.DAY, QuotaUnit.TOKENS, used=used, limit=10_000.0)
+
+    day = (WindowSpec(WindowKind.DAY, QuotaUnit.TOKENS, 10_000, "00:00 UTC"),)
+    slow = Pause()
+    upstream.queue("a-1", [Chunk(limits=(limit(1_000.0),)), Chunk("Hel"), slow, *ANSWER])
+    upstream.queue("a-1", [Chunk(limits=(limit(6_000.0),)), *ANSWER])
+    orchestrator = await start(system(pool("main", AccountSpec("a-1", quota=day))))
+    first = asyncio.create_task(orchestrator.chat(ask(max_output_tokens=10)))
+    await slow.reached.wait()
+    clock.advance(5)
+    await orchestrator.chat(ask(max_output_tokens=10))
+    assert orchestrator.snapshot().account("a-1").quota.bound.used == 6_015
+    clock.advance(5)
+    slow.go_on.set()
+    await first
+    assert orchestrator.snapshot().account("a-1").quota.bound.used == 6_030

@@ -26,6 +26,7 @@ from smartfallback import (
 from smartfallback.providers.base import Chunk
 from support.scripted import ANSWER, Pause, ask, failure, pool, system
 
+WEEKLY_TOKENS = WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, 100_000_000, "sun 00:00 UTC")
 SERVER_ERROR = failure(ErrorCategory.API_FAILURE, http_status=500)
 
 
@@ -186,6 +187,54 @@ async def test_closing_ends_what_runs_and_blames_nobody(start, upstream):
     assert (view.in_flight, view.failures, view.circuit.failures) == (0, 0, 0)
     assert len(upstream.calls) == 8
     assert not [e for e in events.drain()[0] if isinstance(e, AttemptFailed | RequestCancelled)]
+
+
+async def test_closing_during_a_retry_wait_starts_nothing_more(start, upstream):
+    overloaded = failure(ErrorCategory.TRANSIENT_ERROR, http_status=503, retry_after_s=0.3)
+    upstream.always("a-1", [overloaded])
+    orchestrator = await start(system(pool("main", "a-1")))
+    task = asyncio.create_task(orchestrator.chat(ask()))
+    await turns(60)
+    assert upstream.closed == ["a-1"]
+    await orchestrator.aclose()
+    with pytest.raises(RequestError, match="closed"):
+        await task
+    view = orchestrator.snapshot().account("a-1")
+    assert (len(upstream.calls), view.failures, view.in_flight) == (1, 1, 0)
+
+
+async def test_closing_takes_back_a_place_that_was_just_handed_over(start, upstream):
+    busy = Pause()
+    upstream.queue("a-1", [busy, *ANSWER])
+    account = AccountSpec("a-1", max_concurrency=1, quota=(WEEKLY_TOKENS,))
+    orchestrator = await start(system(pool("main", account)))
+    first = asyncio.create_task(orchestrator.chat(ask()))
+    await busy.reached.wait()
+    second = asyncio.create_task(orchestrator.chat(ask(timeout_s=5)))
+    await turns()
+    busy.go_on.set()
+    await first
+    await orchestrator.aclose()
+    ended = await asyncio.gather(second, return_exceptions=True)
+    view = orchestrator.snapshot().account("a-1")
+    assert (view.in_flight, view.quota.windows[0].held) == (0, 0)
+    if isinstance(ended[0], RequestError):
+        assert "closed" in str(ended[0])
+        assert len(upstream.calls) == 1
+    else:
+        assert ended[0].account == "a-1"
+
+
+async def test_alarms_do_not_pile_up_above_the_soft_limit(start, clock):
+    account = AccountSpec("a-1", quota=(WEEKLY_TOKENS,))
+    orchestrator = await start(system(pool("main", account)))
+    orchestrator.preload_usage({"a-1": 85_000_000})
+    before = len(orchestrator._placement._alarms)
+    for _ in range(200):
+        await orchestrator.chat(ask())
+        clock.advance(1)
+    assert orchestrator.snapshot().account("a-1").skip is not None
+    assert len(orchestrator._placement._alarms) - before <= 2
 
 
 async def test_a_hold_outlives_a_step_of_the_wall_clock(start, upstream, clock):
