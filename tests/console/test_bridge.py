@@ -165,6 +165,7 @@ async def test_a_chat_cancelled_before_it_began_never_runs_on(core: Core) -> Non
         handle = thread.start_chat(Request.ask("hang"))
         handle.cancel()
         await until(lambda: handle.done)
+        assert handle.cancelled
 
 
 async def test_stop_ends_running_chats_and_the_system(core: Core) -> None:

@@ -91,7 +91,8 @@ async def test_many_places_at_once_serve_many_callers(start, upstream):
             await pause.reached.wait()
     for pause in (*pauses, busy):
         pause.go_on.set()
-    await asyncio.gather(*tasks)
+    replies = await asyncio.gather(*tasks)
+    assert sorted(reply.account for reply in replies) == ["a-1"] * 5 + ["b-1"]
 
 
 async def test_a_pinned_request_does_not_wait_for_an_account_that_can_not_come_free(start, upstream):

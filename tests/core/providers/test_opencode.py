@@ -210,6 +210,7 @@ async def test_cancelling_stops_the_answer_on_the_simulated_server() -> None:
         async with asyncio.timeout(LIMIT_S):
             await lab.until(lambda: lab.counters("oc").disconnects == 1)
             await lab.idle()
+        assert lab.counters("oc").answered == 0
 
 
 async def test_a_dead_server_delays_neither_the_caller_nor_the_end_for_long() -> None:

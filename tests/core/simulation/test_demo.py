@@ -76,7 +76,7 @@ async def test_incidents_name_places_that_exist(clock: FakeClock) -> None:
     async with Lab(clock, Random(1), demo_upstreams()) as lab:
         for incident in INCIDENTS:
             for account in incident.accounts or (None,):
-                lab.set_fault(incident.upstream, incident.fault, account)
+                assert lab.set_fault(incident.upstream, incident.fault, account) in lab.faults
 
 
 async def test_the_demo_answers_over_http_and_both_sides_count_alike(clock: FakeClock) -> None:
