@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -21,6 +22,8 @@ EXIT_CONFIGURATION = 2
 """The configuration, or an option, can't be used."""
 EXIT_CORE = 3
 """The core did not start or did not end."""
+EXIT_LIMIT_S = 5.0
+"""How long the interface may take to end after its terminal went, before it is ended."""
 EXIT_INTERRUPTED = 130
 """Ctrl+C before the interface stood; a key like any other from then on."""
 
@@ -47,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     code = 0
     try:
         app = _app(core, options)
-        _end_with_the_terminal(app)
+        _end_with_the_terminal(app, core)
         app.run()
         crash, code = None if app.leaving else app.crash, app.return_code or 0
     except KeyboardInterrupt:
@@ -128,17 +131,30 @@ def _app(core: CoreThread, options: argparse.Namespace) -> ConsoleApp:
     return ConsoleApp(core, theme=theme, theme_folder=config_folder() / "themes", read_only=options.read_only)
 
 
-def _end_with_the_terminal(app: ConsoleApp) -> None:
+def _end_with_the_terminal(app: ConsoleApp, core: CoreThread) -> None:
     """A lost terminal or a request to end leaves in order: the core is stopped, its children too."""
 
-    def leave(_number: int, _frame: object) -> None:
-        app.leaving = True
+    def leave(number: int, _frame: object) -> None:
+        if not app.leaving:
+            app.leaving = True
+            watchdog = threading.Timer(EXIT_LIMIT_S, end_hard, (core, number))
+            watchdog.daemon = True
+            watchdog.start()
         app.call_later(app.exit)
 
     for name in ("SIGHUP", "SIGTERM"):
         number = getattr(signal, name, None)
         if number is not None:
             signal.signal(number, leave)
+
+
+def end_hard(core: CoreThread, number: int) -> None:
+    """End the process although the interface does not: without a terminal its output can block it.
+
+    State is saved and children end all the same.
+    """
+    core.stop()
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

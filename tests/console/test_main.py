@@ -206,3 +206,23 @@ def children_end(group: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+HANGING = """
+import time
+from smartfallback_console import app, main
+class Stuck(app.ConsoleApp):
+    async def _shutdown(self):
+        time.sleep(60)
+main.EXIT_LIMIT_S = 0.5
+app.ConsoleApp = Stuck
+main.main(["--demo"])
+"""
+
+
+def test_an_interface_that_does_not_end_is_ended_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, HANGING)
+    terminal.until(b"ag-1")
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.wait() == 128 + signal.SIGTERM
+    assert children_end(terminal.pid), "a child outlived the console"
