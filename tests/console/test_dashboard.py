@@ -394,3 +394,10 @@ async def test_it_reads_without_any_colour(console: Opener, monkeypatch: pytest.
                     if colour is not None and colour.triplet is not None:
                         assert len(set(colour.triplet)) == 1
         assert "▲ ag-3" in running.screen_text()
+
+
+async def test_a_pool_that_can_not_run_here_says_what_to_install(console: Opener) -> None:
+    base = console_data.snapshot()
+    pools = [replace(p, unavailable="it is not installed: run pip install x") for p in base.pools[-1:]]
+    async with console(ScriptedSource(replace(base, pools=(*base.pools[:-1], *pools)))) as running:
+        assert "✕ it is not installed: run pip install x" in running.screen_text()

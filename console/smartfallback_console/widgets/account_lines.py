@@ -199,9 +199,11 @@ def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
     )
     rest = width - out.length - right.length - 3
     detail = f"{view.strategy.value} · {clean(view.model)}"
+    if view.unavailable:
+        detail = f"✕ {clean(view.unavailable)}"
     if rest >= 12:
         text = fit(detail, min(rest, len(detail) + 1)).rstrip()
-        out.put("  " + text, ink.muted)
+        out.put("  " + text, ink.error if view.unavailable else ink.muted)
     gap = width - out.length - right.length
     if gap >= 3:
         out.put(" " + "─" * (gap - 2) + " ", ink.faint)
