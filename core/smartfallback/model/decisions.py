@@ -33,6 +33,8 @@ class SkipReason(StrEnum):
     CIRCUIT = "account circuit"
     MODEL_CIRCUIT = "model circuit"
     COOLDOWN = "cooldown"
+    JUST_FAILED = "just failed"
+    """The same model of the account failed a moment ago; it is asked only when nobody else can serve."""
     CONCURRENCY = "concurrency cap"
     RAMP = "coming back step by step"
     """Its quota began anew: one request validates that, then the rate climbs."""
@@ -80,6 +82,7 @@ class Rule(StrEnum):
     RETRY = "the same account once more"
     COMING_BACK = "ahead of its turn, since nobody else can serve"
     """Its rate still climbs after a reset."""
+    JUST_FAILED = "failed a moment ago, but nobody else can serve"
 
 
 class ScoreTerms(NamedTuple):

@@ -13,7 +13,7 @@ from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState, Decision
 from smartfallback.model.outcomes import AttemptRecord, Failure, NextStep
 from smartfallback.model.quota import QuotaStatus, TruthLabel
-from smartfallback.model.requests import Degradation, Origin, Reply
+from smartfallback.model.requests import Degradation, Origin, Reply, Seam
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class AttemptStarted(RequestEvent):
     provider: str
     model: str
     decision: Decision
+    hedge: bool = False
+    """It runs beside another attempt that has not answered yet; the first to answer stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,49 @@ class AttemptDiverted(AttemptEnded):
     """An operator moved the request away before its first token."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOutrun(AttemptEnded):
+    """Attempt number ``winner`` of a hedged pair answered first; nobody is blamed."""
+
+    winner: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerResumed(RequestEvent):
+    """An answer that had broken off goes on; ``seam`` says where. What follows is new text."""
+
+    seam: Seam
+
+
+@dataclass(frozen=True, slots=True)
+class RequestQueued(RequestEvent):
+    """Nobody can serve the request now; it waits for capacity.
+
+    ``place`` counts from 1 in the order of replay; ``expires_at`` is in epoch seconds.
+    """
+
+    origin: Origin
+    chain: str
+    priority: int
+    place: int
+    expires_at: float
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReplayed(RequestEvent):
+    """A request leaves the queue and is tried again, after ``waited_s`` seconds in it.
+
+    ``restored`` ones come from before a restart: their caller is gone, their answer is kept until it
+    is collected.
+    """
+
+    origin: Origin
+    chain: str
+    waited_s: float
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +206,17 @@ class CooldownStarted(Event):
     model: str | None
     until: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrencyChanged(Event):
+    """How many requests an account may run at once was lowered, or raised a step again."""
+
+    account: str
+    old: int
+    new: int
+    configured: int
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)

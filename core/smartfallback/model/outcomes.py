@@ -84,6 +84,10 @@ class NextStep(StrEnum):
     SWITCH_ACCOUNT = "switch account"
     SWITCH_POOL = "switch pool"
     DEGRADE = "degrade"
+    CONTINUE = "continue"
+    """Another candidate goes on with the answer that broke off."""
+    QUEUE = "queue"
+    CACHE = "cache"
     FAIL = "fail"
 
 
@@ -95,6 +99,8 @@ class AttemptResult(StrEnum):
     CANCELLED = "cancelled"
     DIVERTED = "diverted"
     """Moved away by the operator before its first token; counts against nobody."""
+    OUTRUN = "outrun"
+    """One of a hedged pair, whose other attempt answered first; counts against nobody."""
 
 
 class AttemptRecord(NamedTuple):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState, Skip
 from smartfallback.model.quota import QuotaStatus, QuotaUnit, TruthLabel, WindowKind, WindowReading
+from smartfallback.model.recoveries import QueueView, RecoveryView
 from smartfallback.model.specs import ProviderKind, Strategy
 
 
@@ -116,6 +117,8 @@ class AccountView:
     """What the operator should know of the last reading, such as why it is an estimate."""
     limits: tuple[WindowReading, ...] = ()
     """What the rate-limit headers of the last answer said; never binding."""
+    configured_concurrency: int = 0
+    """What ``max_concurrency`` is without overload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,10 @@ class Snapshot:
     first_token: LatencyView
     traffic: TrafficView
     fairness_series: tuple[tuple[str, tuple[float, ...]], ...]
+    recovery: RecoveryView = field(default_factory=RecoveryView)
+    queue: QueueView = field(default_factory=QueueView)
+    retry_budget_left: float | None = None
+    """Retries and hedges that the budget would allow now."""
 
     def account(self, account_id: str) -> AccountView | None:
         """The account of that id, None if there is none."""

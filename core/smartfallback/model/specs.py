@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smartfallback.model.circuits import ACCOUNT_DEFAULT, PROVIDER, CircuitSettings
 from smartfallback.model.quota import QuotaThresholds, WindowSpec
-from smartfallback.model.requests import Capability
+from smartfallback.model.requests import Capability, OnBreak
 from smartfallback.model.secrets import Secret
 
 
@@ -123,7 +123,10 @@ class PoolSpec:
     ``quota_url`` replaces the address that is asked for quota: a URL, or a path (from ``/``) on the
     account's base URL; None is the provider's usual one. ``quota_ttl_s`` None is the source's own.
     ``command`` is the program of a provider that runs one, with the arguments that go before all
-    others; empty takes the one of the usual name on the search path.
+    others; empty takes the one of the usual name on the search path. ``cheaper_model`` is asked when
+    no cloud account is left for the usual one; empty for none. A model of an account that has just
+    failed is passed over for ``failed_model_s`` seconds while others can serve; 0 for never. With
+    ``adaptive_concurrency`` an account that shows overload runs fewer requests at once for a time.
     """
 
     name: str
@@ -150,16 +153,50 @@ class PoolSpec:
     quota_url: str | None = None
     quota_ttl_s: float | None = None
     command: tuple[str, ...] = ()
+    cheaper_model: str = ""
+    failed_model_s: float = 10.0
+    adaptive_concurrency: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ChainSpec:
-    """An ordered list of pools, by name."""
+    """An ordered list of pools, by name.
+
+    Attributes:
+        timeout_s: The deadline of a request that names none.
+        switch_on_content_filter: Let another pool answer what one has blocked.
+        on_break: What follows when an answer breaks off; None lets chats continue and ends others.
+        hedge_after_s: A second candidate is asked too when the first has given no token for so long,
+            as far as the retry budget allows; None for never.
+        cache_s: When nobody can answer, an equal request's answer up to so old is given, labelled;
+            None for never.
+        queue_s: Requests without queue terms of their own wait in the queue for so long when nobody
+            can serve them now; None for not at all.
+    """
 
     name: str
     pools: tuple[str, ...]
     timeout_s: float = 120.0
     switch_on_content_filter: bool = False
+    on_break: OnBreak | None = None
+    hedge_after_s: float | None = None
+    cache_s: float | None = None
+    queue_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySpec:
+    """What holds for the recovery of all requests.
+
+    Attributes:
+        retry_share: Retries and hedges together, as a share of the requests of the last ten seconds.
+        retry_reserve: So many of them are always allowed, so that thin traffic can retry at all.
+        queue_limit: So many requests may wait in the queue.
+    """
+
+    retry_share: float = 0.2
+    retry_reserve: int = 10
+    queue_limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +206,4 @@ class SystemSpec:
     pools: tuple[PoolSpec, ...]
     chains: tuple[ChainSpec, ...]
     simulated: bool = False
+    recovery: RecoverySpec = field(default_factory=RecoverySpec)
