@@ -9,6 +9,7 @@ from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.meters import Meters
 from smartfallback.engine.placement import Placement
+from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.roster import Chain, PoolRuntime, Roster
 from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import SkipReason
@@ -21,12 +22,21 @@ _CLOCK_STEP_S = 2.0
 class Maintenance:
     """Runs twice a second; each check is cheap when nothing is due."""
 
-    def __init__(self, roster: Roster, placement: Placement, meters: Meters, clock: Clock, bus: Bus) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        placement: Placement,
+        meters: Meters,
+        clock: Clock,
+        bus: Bus,
+        queue: QueueDesk,
+    ) -> None:
         self._roster = roster
         self._placement = placement
         self._meters = meters
         self._clock = clock
         self._bus = bus
+        self._queue = queue
         self._wall_offset = clock.time() - clock.monotonic()
 
     async def run(self) -> None:
@@ -51,6 +61,7 @@ class Maintenance:
         for chain in self._roster.chains.values():
             self._check_degraded(chain, now)
         self._meters.tick(now)
+        self._queue.tick(now)
 
     def _check_availability(self, pool: PoolRuntime) -> None:
         try:

@@ -6,6 +6,7 @@ from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.forecasting import ForecastBudget
 from smartfallback.engine.meters import Meters
+from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, Roster
 from smartfallback.model.decisions import Skip, SkipReason
 from smartfallback.model.snapshot import AccountView, ChainView, CircuitView, PoolView, Snapshot
@@ -15,11 +16,21 @@ from smartfallback.policy.circuit import Circuit
 class Observer:
     """Reads the roster and the meters into frozen trees."""
 
-    def __init__(self, roster: Roster, meters: Meters, clock: Clock, bus: Bus, *, simulated: bool) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        meters: Meters,
+        clock: Clock,
+        bus: Bus,
+        queue: QueueDesk,
+        *,
+        simulated: bool,
+    ) -> None:
         self._roster = roster
         self._meters = meters
         self._clock = clock
         self._bus = bus
+        self._queue = queue
         self._simulated = simulated
         self._forecasts = ForecastBudget()
 
@@ -42,6 +53,7 @@ class Observer:
             first_token=meters.first_token.view(now),
             traffic=meters.traffic.view(now),
             fairness_series=tuple((name, tuple(series)) for name, series in meters.fairness_series.items()),
+            queue=self._queue.view(),
         )
 
     def _pool(self, pool: PoolRuntime, now: float, at: float) -> PoolView:

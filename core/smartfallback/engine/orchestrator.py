@@ -19,6 +19,7 @@ from smartfallback.engine.operator import Operator
 from smartfallback.engine.persistence import Persistence
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import Planner
+from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.quota_desk import QuotaDesk, SourceFactory, without_sources
 from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
@@ -87,16 +88,20 @@ class Orchestrator:
             now_at=self._clock.time(),
         )
         capacity = Capacity()
-        self._placement = Placement(
-            self._clock, self._bus, Resets(self._clock, self._bus, rng), capacity.freed
-        )
+        self._queue = QueueDesk(spec.recovery.queue_limit, self._clock, rng, capacity.__len__)
+
+        def on_room() -> None:
+            capacity.freed()
+            self._queue.freed()
+
+        self._placement = Placement(self._clock, self._bus, Resets(self._clock, self._bus, rng), on_room)
         settlement = Settlement(
             self._roster,
             self._placement,
             self._clock,
             self._bus,
             make_circuit=make_circuit,
-            on_room=capacity.freed,
+            on_room=on_room,
         )
         self._services = Services(
             planner=Planner(self._placement, self._clock),
@@ -106,6 +111,7 @@ class Orchestrator:
             rng=rng,
             budget=RetryBudget(),
             capacity=capacity,
+            queue=self._queue,
             learn=lambda account, limits: self._quota.learn(account, limits),
             check=lambda account_id: self._quota.check(account_id),
         )
@@ -122,9 +128,11 @@ class Orchestrator:
         )
         self._bus.listen(self._meters.on_event)
         self._observer = Observer(
-            self._roster, self._meters, self._clock, self._bus, simulated=spec.simulated
+            self._roster, self._meters, self._clock, self._bus, self._queue, simulated=spec.simulated
         )
-        self._maintenance = Maintenance(self._roster, self._placement, self._meters, self._clock, self._bus)
+        self._maintenance = Maintenance(
+            self._roster, self._placement, self._meters, self._clock, self._bus, self._queue
+        )
         self._maintenance_task: asyncio.Task[None] | None = None
         self._persistence: Persistence | None = None
         if store is not None:
@@ -173,6 +181,7 @@ class Orchestrator:
         for run in tuple(self._runs.values()):
             run.close()
         self._services.capacity.close()
+        self._queue.close()
         # A stream that its reader has left standing ends when the reader comes back, not before.
         stopping = [
             run.stopped.wait()

@@ -16,6 +16,7 @@ from smartfallback.engine.capacity import Capacity, Claim
 from smartfallback.engine.degradation import degradations, trimmed
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.planner import Planner
+from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.refusals import CLOSED, DEADLINE_PASSED, nobody_can_serve
 from smartfallback.engine.roster import AccountRuntime, Chain
 from smartfallback.engine.settlement import Received, Settlement
@@ -56,6 +57,7 @@ class Services:
     rng: random.Random
     budget: RetryBudget
     capacity: Capacity
+    queue: QueueDesk
     learn: Callable[[AccountRuntime, Sequence[WindowReading]], None]
     check: Callable[[str], None]
 
