@@ -31,6 +31,7 @@ from smartfallback.model.commands import (
     RefreshQuota,
     ResetCircuit,
     Resume,
+    SetCircuitMode,
     SetStrategy,
 )
 from smartfallback.model.decisions import AdminState, Decision, Rule, ScoreTerms, Skip, SkipReason, Tier
@@ -266,6 +267,7 @@ __all__ = [
     "ScoreTerms",
     "Seam",
     "Secret",
+    "SetCircuitMode",
     "SetStrategy",
     "Skip",
     "SkipReason",

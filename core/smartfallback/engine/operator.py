@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Sequence
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
@@ -10,8 +11,9 @@ from smartfallback.engine.placement import Placement
 from smartfallback.engine.quota_desk import QuotaDesk
 from smartfallback.engine.roster import AccountRuntime, Roster
 from smartfallback.engine.settlement import Settlement
-from smartfallback.model.circuits import CircuitScope, CircuitTarget
+from smartfallback.model.circuits import CircuitScope, CircuitState, CircuitTarget
 from smartfallback.model.commands import (
+    CIRCUIT_MODES,
     CloseCircuit,
     Command,
     CommandResult,
@@ -24,6 +26,7 @@ from smartfallback.model.commands import (
     RefreshQuota,
     ResetCircuit,
     Resume,
+    SetCircuitMode,
     SetStrategy,
 )
 from smartfallback.model.decisions import AdminState
@@ -76,13 +79,16 @@ class Operator:
                 return self._enable(self._account(name))
             case ForceFailover():
                 return self._force_failover(command)
-            case OpenCircuit(target=target, reason=reason, duration_s=duration_s):
-                self._force_open(target, reason, duration_s)
-                return f"the circuit of {target} is forced open{_for(duration_s)}"
-            case CloseCircuit(target=target, reason=reason):
-                return self._on_circuit(target, lambda circuit, now: circuit.close(reason, now), "closed")
+            case OpenCircuit():
+                targets = (command.target, *command.also)
+                return self._force_open(targets, command.reason, command.duration_s)
+            case CloseCircuit(reason=reason):
+                targets = (command.target, *command.also)
+                return self._on_circuits(targets, lambda circuit, now: circuit.close(reason, now), "closed")
             case ResetCircuit():
                 return self._reset(command)
+            case SetCircuitMode():
+                return self._set_mode(command)
             case SetStrategy():
                 return self._set_strategy(command)
             case RefreshQuota(account=name):
@@ -143,25 +149,50 @@ class Operator:
             raise Refused(f"there is no circuit of {target}; those of this kind are {_listed(known)}")
         return circuit
 
-    def _on_circuit(self, target: CircuitTarget, change: Callable[[Circuit, float], None], what: str) -> str:
-        circuit = self._circuit(target)
+    def _on_circuits(
+        self, targets: Sequence[CircuitTarget], change: Callable[[Circuit, float], None], what: str
+    ) -> str:
+        """Change all circuits of ``targets``; none if one is unknown. ``change`` can't be refused."""
+        circuits = [self._circuit(target) for target in targets]
         now = self._clock.monotonic()
-        try:
+        for circuit in circuits:
             change(circuit, now)
-        except ValueError as error:
-            raise Refused(str(error)) from error
-        self._place_all(target, now)
-        return f"the circuit of {target} is {what}"
+        for target in targets:
+            self._place_all(target, now)
+        if len(targets) == 1:
+            return f"the circuit of {targets[0]} is {what}"
+        return f"{len(targets)} circuits are {what}: {_listed([str(target) for target in targets])}"
 
-    def _force_open(self, target: CircuitTarget, reason: str, duration_s: float | None) -> None:
-        if duration_s is not None and not duration_s > 0:
-            raise Refused(f"the duration must be above 0 seconds, not {duration_s:g}")
+    def _force_open(self, targets: Sequence[CircuitTarget], reason: str, duration_s: float | None) -> str:
+        if duration_s is not None and not 0 < duration_s < math.inf:
+            raise Refused(f"the duration must be above 0 seconds and finite, not {duration_s:g}")
         until = None if duration_s is None else self._clock.monotonic() + duration_s
-        self._on_circuit(target, lambda circuit, now: circuit.force_open(reason, now, until), "forced open")
+        return self._on_circuits(
+            targets,
+            lambda circuit, now: circuit.force_open(reason, now, until),
+            f"forced open{_for(duration_s)}",
+        )
+
+    def _set_mode(self, command: SetCircuitMode) -> str:
+        mode, reason = command.mode, command.reason
+        if mode not in CIRCUIT_MODES:
+            raise Refused(f"a circuit's mode is one of {_listed(CIRCUIT_MODES)}, not {mode}; open it instead")
+        targets = (command.target, *command.also)
+        for circuit in [self._circuit(target) for target in targets]:
+            if not circuit.may_become(mode):
+                state = circuit.state
+                raise Refused(f"the circuit of {circuit.target} is {state} and can't be {mode}; close it first")
+        changes: dict[CircuitState, tuple[Callable[[Circuit, float], None], str]] = {
+            CircuitState.CLOSED: (lambda circuit, now: circuit.close(reason, now), "closed"),
+            CircuitState.HALF_OPEN: (lambda circuit, now: circuit.half_open(now, reason), "probing"),
+            CircuitState.OBSERVE_ONLY: (lambda circuit, now: circuit.observe_only(now, reason), "observing"),
+            CircuitState.DISABLED: (lambda circuit, now: circuit.disable(now, reason), "disabled"),
+        }
+        return self._on_circuits(targets, *changes[mode])
 
     def _force_failover(self, command: ForceFailover) -> str:
         target = command.target
-        self._force_open(target, command.reason, command.duration_s)
+        self._force_open((target,), command.reason, command.duration_s)
         accounts = self._roster.accounts_of(target)
         reason = command.reason or "forced failover"
         moved = sum(attempt.divert(reason) for account in accounts for attempt in tuple(account.attempts))
@@ -170,8 +201,15 @@ class Operator:
         )
 
     def _reset(self, command: ResetCircuit) -> str:
-        target = command.target
-        self._circuit(target)
+        targets = (command.target, *command.also)
+        for target in targets:
+            self._circuit(target)
+        for target in targets:
+            self._lift_rests(target)
+        reason = command.reason or "reset"
+        return self._on_circuits(targets, lambda circuit, now: circuit.reset(reason, now), "reset")
+
+    def _lift_rests(self, target: CircuitTarget) -> None:
         for account in self._roster.accounts_of(target):
             if target.scope is CircuitScope.MODEL:
                 account.model_blocks.pop(target.name.partition("/")[2], None)
@@ -180,8 +218,6 @@ class Operator:
                 account.cooldown_reason = ""
                 account.model_blocks.clear()
                 account.ledger.clear_exhausted(self._clock.time())
-        reason = command.reason or "reset"
-        return self._on_circuit(target, lambda circuit, now: circuit.reset(reason, now), "reset")
 
     def _place_all(self, target: CircuitTarget, now: float) -> None:
         for account in self._roster.accounts_of(target):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from smartfallback.model.circuits import CircuitTarget
+from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.specs import HybridSettings, Strategy
 
 
@@ -54,11 +54,16 @@ class ForceFailover:
 
 @dataclass(frozen=True, slots=True)
 class OpenCircuit:
-    """Force a circuit open, for ``duration_s`` or until it is reset."""
+    """Force a circuit open, for ``duration_s`` or until it is reset.
+
+    This command, and those below on circuits, act on ``target`` and on all of ``also``, or, if one
+    of them can't be acted on, on none.
+    """
 
     target: CircuitTarget
     reason: str
     duration_s: float | None = None
+    also: tuple[CircuitTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class CloseCircuit:
 
     target: CircuitTarget
     reason: str
+    also: tuple[CircuitTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,31 @@ class ResetCircuit:
 
     target: CircuitTarget
     reason: str = ""
+    also: tuple[CircuitTarget, ...] = ()
+
+
+CIRCUIT_MODES = (
+    CircuitState.CLOSED,
+    CircuitState.HALF_OPEN,
+    CircuitState.OBSERVE_ONLY,
+    CircuitState.DISABLED,
+)
+"""What :class:`SetCircuitMode` can set; a circuit is opened by :class:`OpenCircuit`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetCircuitMode:
+    """Set a circuit to work by a mode of :data:`CIRCUIT_MODES`, until the next such command.
+
+    OBSERVE_ONLY reports what it would have done and rejects nothing, DISABLED admits everything and
+    records nothing; both outlive a restart. HALF_OPEN lets the next calls be probes now, CLOSED puts
+    it to its normal work.
+    """
+
+    target: CircuitTarget
+    mode: CircuitState
+    reason: str = ""
+    also: tuple[CircuitTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +145,7 @@ Command = (
     | OpenCircuit
     | CloseCircuit
     | ResetCircuit
+    | SetCircuitMode
     | SetStrategy
     | RefreshQuota
     | CorrectQuota

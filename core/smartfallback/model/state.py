@@ -50,10 +50,10 @@ class WindowState:
 
 @dataclass(frozen=True, slots=True)
 class CircuitRecord:
-    """A circuit that is not closed.
+    """A circuit that is not as its configuration says that it begins.
 
     Attributes:
-        state: OPEN, HALF_OPEN or FORCED_OPEN; the other states come from the configuration.
+        state: Its state; CLOSED where an operator closed one that is configured otherwise.
         cause: Why it is in that state.
         since: When it entered it.
         until: When an open one may probe, or a forced one ends by itself.

@@ -148,15 +148,23 @@ class CircuitMachine:
         """Whether only an operator can make it admit again."""
         return self._state is FORCED_OPEN and self._until is None
 
+    def may_become(self, new: CircuitState) -> bool:
+        """Whether it can be told to be ``new``: what it is already changes nothing, and so may be."""
+        return new is self._state or new in _LEGAL[self._state]
+
     # Over a restart
 
     def record(self, offset: float) -> CircuitRecord | None:
         """What of it survives a restart; None when its settings alone say how it begins.
 
+        A circuit that starts as open asks for caution at each start, also when it was closed before;
+        what an operator made of one that is configured to observe, or not to work, stands.
+
         Args:
             offset: Epoch seconds minus monotonic ones.
         """
-        if self._state in ADMITTING:
+        initial = self._settings.initial_state
+        if self._state is (CLOSED if initial is OPEN else initial) and self._state in ADMITTING:
             return None
         return CircuitRecord(
             state=self._state,
@@ -172,12 +180,7 @@ class CircuitMachine:
         """Go on from before a restart, without a change to tell of; call before the first permit.
 
         A break or hold that ended meanwhile ends at the next call or :meth:`tick`, with its change.
-
-        Raises:
-            ValueError: The record is of a state that only settings or calls give.
         """
-        if record.state in ADMITTING:
-            raise ValueError(f"{self._target}: a circuit is not restored as {record.state.value}")
         until = None if record.until is None else record.until - offset
         if record.state is OPEN and until is None:
             until = now

@@ -19,8 +19,6 @@ from smartfallback.model.state import (
     WindowState,
 )
 
-_KEPT_STATES = frozenset({CircuitState.OPEN, CircuitState.HALF_OPEN, CircuitState.FORCED_OPEN})
-
 
 def encode_account(state: AccountState) -> str:
     """An account's state as a JSON object."""
@@ -160,11 +158,8 @@ def _read_window(fields: _Fields) -> WindowState:
 
 
 def _read_circuit(fields: _Fields) -> CircuitRecord:
-    state = CircuitState(fields.text("state"))
-    if state not in _KEPT_STATES:
-        raise ValueError(f"a circuit is not kept as {state.value}")
     return CircuitRecord(
-        state=state,
+        state=CircuitState(fields.text("state")),
         cause=fields.text("cause"),
         since=fields.number("since"),
         until=fields.number_or_none("until"),
