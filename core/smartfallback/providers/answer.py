@@ -27,6 +27,7 @@ END_OF_BODY_S: Final = 0.05
 """How long the end of a body may lag behind the protocol's end mark before the connection is given up."""
 
 _END_MARK: Final = b"[DONE]"
+_BOM: Final = b"\xef\xbb\xbf"
 _END_READS: Final = 3
 
 
@@ -35,13 +36,25 @@ class Answer(ABC):
 
     Attributes:
         finish: The finish reason in the model's words, None until it came.
+        finish_is_vague: More text came after a finish reason, so none of them tells the end.
         usage: The latest token counts that the upstream reported.
         failure: Set when the answer has failed; nothing is fed after that.
         ended: The protocol's own end mark came; nothing can follow.
         characters: How much text came so far.
     """
 
-    __slots__ = ("account", "characters", "ended", "failure", "finish", "headers", "model", "now", "usage")
+    __slots__ = (
+        "account",
+        "characters",
+        "ended",
+        "failure",
+        "finish",
+        "finish_is_vague",
+        "headers",
+        "model",
+        "now",
+        "usage",
+    )
 
     def __init__(self, call: Call, headers: Mapping[str, str], now: float) -> None:
         self.account = call.account
@@ -49,6 +62,7 @@ class Answer(ABC):
         self.headers = headers
         self.now = now
         self.finish: str | None = None
+        self.finish_is_vague = False
         self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.ended = False
@@ -92,6 +106,21 @@ class Answer(ABC):
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         self.characters += len(text)
         return text
+
+    def afterword(self, data: bytes) -> None:
+        """Read an event that came after the end mark: of it only token counts still matter."""
+        with suppress(ValueError, RecursionError):
+            payload = json.loads(str(data, "utf-8"))
+            if isinstance(payload, dict):
+                self.take_usage(payload)
+
+    def take_usage(self, payload: dict[str, Any]) -> None:  # noqa: B027 - not all dialects have such events
+        """Keep the token counts in ``payload``, if it has any. Never raises."""
+
+    def finished(self, reason: str) -> None:
+        """Note a finish reason. A later plain "stop" doesn't hide that the answer was cut short."""
+        if self.finish in (None, "stop"):
+            self.finish = reason
 
     def feed_error(self, data: bytes) -> None:
         """Fail because the upstream says so: ``data`` is that of an event that is an error by its name."""
@@ -190,7 +219,7 @@ class AnswerReader:
             self._over = True
             return self._last_event()
         if self._decoder is None:
-            opening = piece.lstrip()[:1]
+            opening = piece.removeprefix(_BOM).lstrip()[:1]
             if not opening:
                 return []
             if opening == b"<":
@@ -211,11 +240,19 @@ class AnswerReader:
             return
         with suppress(ProviderError):
             for _ in range(_END_READS):
-                if await self._exchange.read_within(min(END_OF_BODY_S, self._after_finish_s / 4)) is None:
+                piece = await self._exchange.read_within(min(END_OF_BODY_S, self._after_finish_s / 4))
+                if piece is None:
                     return
+                self._afterwords(piece)
+
+    def _afterwords(self, piece: bytes) -> None:
+        if self._decoder is not None:
+            with suppress(SseError):
+                for data in self._decoder.feed(piece):
+                    self._answer.afterword(data)
 
     async def _read(self) -> bytes | None:
-        if self._answer.finish is None:
+        if self._answer.finish is None or self._answer.finish_is_vague:
             return await self._exchange.read()
         # All text is there: whatever goes wrong from here on costs at most the token counts.
         with suppress(ProviderError):
@@ -225,14 +262,19 @@ class AnswerReader:
     def _feed(self, events: Iterable[bytes]) -> list[str]:
         answer = self._answer
         texts: list[str] = []
-        for data in events:
+        remaining = iter(events)
+        for data in remaining:
             if type(data) is bytes:
                 text = answer.feed(data)
                 if text:
                     texts.append(text)
             else:
                 self._feed_odd(data)
-            if answer.failure is not None or answer.ended:
+            if answer.failure is not None:
+                break
+            if answer.ended:
+                for late in remaining:
+                    answer.afterword(late)
                 break
         return texts
 

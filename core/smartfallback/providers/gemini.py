@@ -106,13 +106,20 @@ class GeminiProvider(HttpProvider):
 class GeminiAnswer(Answer):
     """Reads ``GenerateContentResponse`` objects, one whole or many in a stream."""
 
-    __slots__ = ()
+    __slots__ = ("_final",)
+
+    def __init__(self, call: Call, headers: Mapping[str, str], now: float) -> None:
+        super().__init__(call, headers, now)
+        self._final: tuple[str, object] | None = None
 
     def take(self, payload: dict[str, Any]) -> str:
-        """See :meth:`Answer.take`. Thoughts are output that is paid for but no text of the answer."""
+        """See :meth:`Answer.take`. Thoughts are output that is paid for but no text of the answer.
+
+        Of several candidates the first is the answer. A final event that is sent twice counts once.
+        """
         usage = payload.get("usageMetadata")
         if usage:
-            self.usage = _usage(usage) or self.usage
+            self.take_usage(payload)
         candidates = payload.get("candidates")
         if not candidates:
             if payload.get("error"):
@@ -122,21 +129,38 @@ class GeminiAnswer(Answer):
                 if blocked:
                     self.content_filtered("the prompt", str(blocked))
             return ""
-        candidate = candidates[0]
+        candidate = next((entry for entry in candidates if not entry.get("index")), None)
+        if candidate is None:
+            return ""
         text = ""
         for part in (candidate.get("content") or {}).get("parts") or ():
             if part.get("text") and not part.get("thought"):
                 text += part["text"]
+        if payload.get("error"):
+            self.take_error(payload)
+            return text
         reason = candidate.get("finishReason")
+        # Where every event has a reason, the counts tell the last one's copy from a next event like it.
+        if reason and usage and self._final == (text, usage):
+            text = ""
+        else:
+            self.finish_is_vague = bool(text and self.finish)
+            self._final = (text, usage) if reason else None
         if reason:
             self._finished(reason, text)
         return text
+
+    def take_usage(self, payload: dict[str, Any]) -> None:
+        """See :meth:`Answer.take_usage`."""
+        usage = payload.get("usageMetadata")
+        if isinstance(usage, dict):
+            self.usage = _usage(usage) or self.usage
 
     def _finished(self, reason: str, text: str) -> None:
         if reason in _BLOCKED:
             self.content_filtered("the answer", reason, len(text))
         elif reason in _FINISH:
-            self.finish = _FINISH[reason]
+            self.finished(_FINISH[reason])
         elif reason != "FINISH_REASON_UNSPECIFIED":
             # The API's list has two good ends; all others, also those yet to come, say what went wrong.
             self.broke_off(reason)

@@ -19,7 +19,8 @@ from smartfallback.providers.http_errors import ErrorReply, clean, hint_for
 from smartfallback.providers.limit_headers import limit_readings
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
-ERROR_BODY_S: Final = 5.0
+ERROR_BODY_S: Final = 2.0
+"""How long the words of a refusal may take: whoever waits for them could be answered elsewhere by then."""
 
 encode_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ALIVE: Final = Chunk()

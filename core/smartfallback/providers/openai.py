@@ -43,6 +43,10 @@ _BROKEN: Final = frozenset(
 many servers have their own word for a good end."""
 
 
+_NO_REASON: Final = frozenset({"null", "none"})
+"""What stands for no finish reason; some servers send the word."""
+
+
 class Quirk(Enum):
     """A part of the protocol that a server refused."""
 
@@ -125,43 +129,86 @@ class OpenAIProvider(HttpProvider):
 class OpenAIAnswer(Answer):
     """Reads ``chat.completion`` objects and ``chat.completion.chunk`` events."""
 
-    __slots__ = ()
+    __slots__ = ("_final", "_index", "_open_ended")
+
+    def __init__(self, call: Call, headers: Mapping[str, str], now: float) -> None:
+        super().__init__(call, headers, now)
+        self._index: object = None
+        self._open_ended = False
+        self._final: tuple[str, object] | None = None
 
     def take(self, payload: dict[str, Any]) -> str:
-        """See :meth:`Answer.take`. Reasoning fields are no text of the answer."""
+        """See :meth:`Answer.take`. Reasoning fields are no text of the answer.
+
+        Of several choices the first that speaks is the answer. A final chunk that is sent twice
+        counts once.
+        """
         usage = payload.get("usage")
         if usage:
-            self.usage = _usage(usage) or self.usage
+            self.take_usage(payload)
         choices = payload.get("choices")
         if not choices:
             if _is_error(payload):
                 self.failure = classify(self.refused(payload, 200))
             return ""
-        choice = choices[0]
-        whole = choice.get("message")
-        said = choice.get("delta") or whole or {}
-        text = said.get("content") or said.get("refusal") or ""
-        if type(text) is list:
-            text = "".join(part.get("text") or "" for part in text if part.get("type", "text") == "text")
+        choice = self._ours(choices)
+        if choice is None:
+            return ""
+        delta, reason = choice.get("delta"), choice.get("finish_reason")
+        text = _said(delta) if delta else ""
+        whole = None
+        if not self.characters and not text and (reason or not delta):
+            # Beside a delta, or after some, a message only repeats what was said.
+            whole = choice.get("message")
+            text = _said(whole) if whole else ""
         error = payload.get("error") or choice.get("error")
         if error:
             self.take_error({"error": error})
             return text
-        reason = choice.get("finish_reason")
         if reason in _FILTERED:
             self.content_filtered("the answer", reason, len(text))
         elif reason in _BROKEN:
             self.broke_off(reason)
-        elif reason:
-            self.finish = _FINISH.get(reason) or str(reason)
+        elif reason and reason not in _NO_REASON:
+            # Where every event has a reason, only the counts tell a copy from a next event like it.
+            if self._final == (text, usage) and (self._open_ended or usage):
+                text = ""
+            else:
+                self.finish_is_vague = bool(text and self.finish)
+                self._final = text, usage
+            self.finished(_FINISH.get(reason) or str(reason))
         elif whole and self.finish is None:
             # A whole answer is whole, whether or not its server gives a reason.
             self.finish = "stop"
+        elif text:
+            self._open_ended = True
+            self.finish_is_vague = self.finish is not None
         return text
+
+    def take_usage(self, payload: dict[str, Any]) -> None:
+        """See :meth:`Answer.take_usage`."""
+        usage = payload.get("usage")
+        if isinstance(usage, dict):
+            self.usage = _usage(usage) or self.usage
+
+    def _ours(self, choices: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """The choice that is the answer, None if ``choices`` are all others'."""
+        if self._index is None:
+            self._index = choices[0].get("index") or 0
+        elif len(choices) == 1 and (choices[0].get("index") or 0) == self._index:
+            return choices[0]
+        return next((choice for choice in choices if (choice.get("index") or 0) == self._index), None)
 
     def take_error(self, payload: dict[str, Any]) -> None:
         """See :meth:`Answer.take_error`."""
         self.failure = classify(self.refused(payload, 200))
+
+
+def _said(message: dict[str, Any]) -> Any:
+    text = message.get("content") or message.get("refusal") or ""
+    if type(text) is list:
+        return "".join(part.get("text") or "" for part in text if part.get("type", "text") == "text")
+    return text
 
 
 def _is_error(payload: dict[str, Any]) -> bool:

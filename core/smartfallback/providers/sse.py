@@ -126,6 +126,7 @@ class SseDecoder:
             self._data_bytes += len(line)
             self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
         elif line == b"data":
+            self._data_bytes += len(line)
             self._data.append(b"")
         elif line.startswith(b"event:"):
             self._error = line[6:].strip() == b"error"
