@@ -33,6 +33,7 @@ from smartfallback import (
     RequestError,
     Resume,
     Secret,
+    SetCircuitMode,
     SkipReason,
     SqliteStateStore,
     StateNotice,
@@ -196,6 +197,33 @@ async def test_a_circuit_forced_open_without_end_stays_so_until_an_operator_lift
     async with process.run(spec) as (orchestrator, _):
         assert circuit_of(orchestrator, target).state is CircuitState.CLOSED
         assert (await orchestrator.chat(ask())).account == "a-1"
+
+
+@pytest.mark.parametrize("mode", [CircuitState.OBSERVE_ONLY, CircuitState.DISABLED])
+@pytest.mark.parametrize("target", [A1, MAIN])
+async def test_the_mode_of_a_circuit_that_an_operator_set_stays_set(process, target, mode):
+    spec = system(pool("main", "a-1"), pool("other", "b-1"))
+    async with process.run(spec) as (orchestrator, _):
+        assert orchestrator.execute(SetCircuitMode(target, mode, "trial week")).ok
+    for _ in range(2):
+        async with process.run(spec, after_s=400 * DAY_S) as (orchestrator, _):
+            view = circuit_of(orchestrator, target)
+            assert (view.state, view.cause) == (mode, "trial week")
+            assert (await orchestrator.chat(ask())).account == "a-1"
+    async with process.run(spec) as (orchestrator, _):
+        orchestrator.execute(SetCircuitMode(target, CircuitState.CLOSED, "over"))
+    async with process.run(spec) as (orchestrator, _):
+        assert circuit_of(orchestrator, target).state is CircuitState.CLOSED
+
+
+async def test_a_circuit_configured_to_observe_stays_closed_once_an_operator_closed_it(process):
+    observing = CircuitSettings(initial_state=CircuitState.OBSERVE_ONLY)
+    spec = system(pool("main", "a-1", "a-2", account_circuit=observing))
+    async with process.run(spec) as (orchestrator, _):
+        assert orchestrator.execute(CloseCircuit(A1, "it has proved itself")).ok
+    async with process.run(spec) as (orchestrator, _):
+        assert circuit_of(orchestrator, A1).state is CircuitState.CLOSED
+        assert orchestrator.snapshot().account("a-2").circuit.state is CircuitState.OBSERVE_ONLY
 
 
 @settings(max_examples=12, deadline=None)
