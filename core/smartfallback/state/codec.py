@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
 from typing import Any
 
 from smartfallback.model.circuits import CircuitState
@@ -18,6 +16,7 @@ from smartfallback.model.state import (
     WallState,
     WindowState,
 )
+from smartfallback.state.json_fields import Fields, loaded
 
 
 def encode_account(state: AccountState) -> str:
@@ -65,7 +64,7 @@ def decode_account(text: str) -> AccountState:
     Raises:
         ValueError: The text is not what :func:`encode_account` writes.
     """
-    document = _Fields(_loaded(text))
+    document = Fields(loaded(text))
     attention, wall = document.part("attention"), document.part("wall")
     rest, circuit = document.part("cooldown"), document.part("circuit")
     windows = document.get("windows", [])
@@ -83,7 +82,7 @@ def decode_account(text: str) -> AccountState:
         wall=None
         if wall is None
         else WallState(wall.number("until"), wall.number("since"), wall.text("reason")),
-        windows=tuple(_read_window(_Fields(window)) for window in windows),
+        windows=tuple(_read_window(Fields(window)) for window in windows),
         circuit=None if circuit is None else _read_circuit(circuit),
         model_rests={model: _read_rest(part) for model, part in document.parts("model_rests")},
         model_circuits={model: _read_circuit(part) for model, part in document.parts("model_circuits")},
@@ -100,8 +99,8 @@ def decode_circuit(text: str) -> CircuitRecord | None:
     Raises:
         ValueError: The text is not what :func:`encode_circuit` writes.
     """
-    document = _loaded(text)
-    return None if document is None else _read_circuit(_Fields(document))
+    document = loaded(text)
+    return None if document is None else _read_circuit(Fields(document))
 
 
 def _rest(rest: RestState) -> dict[str, Any]:
@@ -135,11 +134,11 @@ def _circuit(record: CircuitRecord) -> dict[str, Any]:
     }
 
 
-def _read_rest(fields: _Fields) -> RestState:
+def _read_rest(fields: Fields) -> RestState:
     return RestState(fields.number("until"), fields.text("reason"))
 
 
-def _read_window(fields: _Fields) -> WindowState:
+def _read_window(fields: Fields) -> WindowState:
     used, limit = fields.number("used"), fields.number("limit", 0.0)
     if used < 0 or limit < 0:
         raise ValueError("a count below 0")
@@ -157,7 +156,7 @@ def _read_window(fields: _Fields) -> WindowState:
     )
 
 
-def _read_circuit(fields: _Fields) -> CircuitRecord:
+def _read_circuit(fields: Fields) -> CircuitRecord:
     return CircuitRecord(
         state=CircuitState(fields.text("state")),
         cause=fields.text("cause"),
@@ -167,51 +166,3 @@ def _read_circuit(fields: _Fields) -> CircuitRecord:
         last_break_s=fields.number_or_none("last_break_s"),
         rate_limit_test=fields.get("rate_limit_test", False) is True,
     )
-
-
-def _loaded(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-class _Fields:
-    """The fields of one JSON object, each read as what it has to be."""
-
-    def __init__(self, document: object) -> None:
-        if not isinstance(document, Mapping):
-            raise ValueError("an object was expected")
-        self._document: Mapping[str, Any] = document
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self._document.get(name, default)
-
-    def text(self, name: str, default: str = "") -> str:
-        value = self.get(name, default)
-        if not isinstance(value, str):
-            raise ValueError(f"{name} is no text")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"{name} is no finite number")
-        return value
-
-    def number_or_none(self, name: str) -> float | None:
-        return None if self.get(name) is None else self.number(name)
-
-    def count(self, name: str) -> int:
-        value = self.get(name, 0)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name} is no count")
-        return value
-
-    def part(self, name: str) -> _Fields | None:
-        value = self.get(name)
-        return None if value is None else _Fields(value)
-
-    def parts(self, name: str) -> list[tuple[str, _Fields]]:
-        value = self.part(name)
-        return [] if value is None else [(key, _Fields(entry)) for key, entry in value._document.items()]
