@@ -55,6 +55,10 @@ class QueueState:
     requests: Mapping[str, QueuedRequest] = field(default_factory=dict)
     outcomes: tuple[KeptOutcome, ...] = ()
 
+    def __bool__(self) -> bool:
+        """Whether it holds anything."""
+        return bool(self.requests or self.outcomes)
+
 
 class QueueNews(NamedTuple):
     """What the storage tells of the queue.
@@ -62,9 +66,9 @@ class QueueNews(NamedTuple):
     Attributes:
         adopted: Requests of processes that are gone; they are this orchestrator's from now on.
         lost: Tickets that another process has taken over in the belief that this one was gone.
-        uncollected: How many outcomes are kept.
+        uncollected: How many outcomes are kept; None when that was not looked up.
     """
 
     adopted: tuple[QueuedRequest, ...] = ()
     lost: frozenset[str] = frozenset()
-    uncollected: int = 0
+    uncollected: int | None = None

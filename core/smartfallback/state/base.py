@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.state import SystemState
 
 
@@ -26,6 +27,23 @@ class StateStore(Protocol):
 
     async def save(self, changes: SystemState) -> None:
         """Keep the state of these accounts and providers; without any, what is still unsaved."""
+        ...
+
+    async def exchange_queue(self, state: QueueState, room: int) -> QueueNews | None:
+        """Keep the queue as it is now, and adopt requests that nobody owns any more.
+
+        Args:
+            state: All that waits, and new outcomes. A request that was in the state of an earlier call
+                and is not in this one has ended and is forgotten.
+            room: How many more requests the queue can take.
+
+        Returns:
+            What is new; None when nothing could be kept, so that the outcomes are to be handed in again.
+        """
+        ...
+
+    async def collect_outcome(self, request_id: str) -> KeptOutcome | None:
+        """Take out the oldest outcome of a request of that name; None when there is none."""
         ...
 
     def take_notices(self) -> tuple[str, ...]:

@@ -9,13 +9,16 @@ import time
 from pathlib import Path
 from typing import Final
 
+from smartfallback.state.queue_table import SCHEMA as QUEUE_SCHEMA
+
 APPLICATION_ID: Final = 0x53464243
 """Marks the file as ours (the letters SFBC), as SQLite's header provides for it."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""1 kept the state of accounts and circuits; 2 keeps the queue too."""
 BUSY_S: Final = 0.5
 """How long another process that writes is waited for, on the store's own thread."""
 
-_SCHEMA: Final = """
+_STATE_SCHEMA: Final = """
 CREATE TABLE state (
     kind TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -24,6 +27,8 @@ CREATE TABLE state (
     PRIMARY KEY (kind, name)
 ) WITHOUT ROWID
 """
+_STEPS: Final[tuple[tuple[str, ...], ...]] = ((_STATE_SCHEMA,), QUEUE_SCHEMA)
+"""What leads from each version to the next; an empty file has version 0."""
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
 
@@ -43,7 +48,8 @@ def connect(path: Path) -> sqlite3.Connection:
     _make(path)
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
     try:
-        _adopt(connection)
+        _bring_up_to_date(connection)
+        _check(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         # Safe against a killed process; only a power cut may cost the last writes, never the file.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -65,7 +71,7 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
         uri += "&immutable=1"  # otherwise SQLite wants to make its files beside it
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
     try:
-        _adopt(connection)
+        _check(connection, oldest=1)
     except BaseException:
         connection.close()
         raise
@@ -123,24 +129,37 @@ def _make(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def _adopt(connection: sqlite3.Connection) -> None:
-    """See that the file is ours; give an empty one its schema."""
-    if _numbers(connection) == (0, 0):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if _numbers(connection) == (0, 0) and not tables:  # not made by another process meanwhile
-                connection.execute(_SCHEMA)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        connection.execute("COMMIT")
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Give an empty file its schema, and an older one of ours what is new since then."""
+    if not _outdated(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _outdated(connection):  # not brought up to date by another process meanwhile
+            for statements in _STEPS[_numbers(connection)[1] :]:
+                for statement in statements:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _outdated(connection: sqlite3.Connection) -> bool:
+    application, version = _numbers(connection)
+    if (application, version) == (0, 0):
+        return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return application == APPLICATION_ID and 0 < version < SCHEMA_VERSION
+
+
+def _check(connection: sqlite3.Connection, oldest: int = SCHEMA_VERSION) -> None:
+    """Refuse what is not a file of ours, or of a version that this one does not know."""
     application, version = _numbers(connection)
     if application != APPLICATION_ID:
         raise ForeignFile("is another program's database")
-    if version != SCHEMA_VERSION:
+    if not oldest <= version <= SCHEMA_VERSION:
         raise ForeignFile(
             f"has version {version} of the format, where this version of SmartFallback knows {SCHEMA_VERSION}"
         )

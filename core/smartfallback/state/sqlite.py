@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeVar
 import platformdirs
 
 from smartfallback.clock import Clock, SystemClock
+from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.state import AccountState, CircuitRecord, SystemState
 from smartfallback.state.codec import decode_account, decode_circuit, encode_account, encode_circuit
 from smartfallback.state.database import (
@@ -28,6 +29,7 @@ from smartfallback.state.database import (
     set_aside,
 )
 from smartfallback.state.merge import merged, merged_circuit
+from smartfallback.state.queue_table import QueueTable
 from smartfallback.state.worker import Worker
 
 FORGET_AFTER_S: Final = 90 * 86_400.0
@@ -73,6 +75,7 @@ class SqliteStateStore:
         self._known: dict[Key, Value] = {}
         """What this process last read from the file or wrote into it."""
         self._unsaved: dict[Key, Value] = {}
+        self._queue = QueueTable(lambda notice: self._notices.append(f"{self.path}: {notice}"))
 
     async def load(self, accounts: Collection[str], providers: Collection[str]) -> SystemState:
         """What was saved before. What nobody configured for 90 days is forgotten."""
@@ -89,6 +92,16 @@ class SqliteStateStore:
         """Write changes; costs nothing when there is nothing to write."""
         if changes or self._unsaved:
             await self._worker.do(lambda: self._save(changes))
+
+    async def exchange_queue(self, state: QueueState, room: int) -> QueueNews | None:
+        """Keep the queue, and adopt what processes that are gone have left; costs little when idle."""
+        if not self._queue.due(state, self._clock.monotonic()):
+            return QueueNews()
+        return await self._worker.do(lambda: self._exchange_queue(state, room))
+
+    async def collect_outcome(self, request_id: str) -> KeptOutcome | None:
+        """Take out the oldest outcome of a request of that name."""
+        return await self._worker.do(lambda: self._collect_outcome(request_id))
 
     def take_notices(self) -> tuple[str, ...]:
         """What the operator should know; each sentence once."""
@@ -127,9 +140,25 @@ class SqliteStateStore:
             self._known.update(self._unsaved)
             self._unsaved = {}
 
+    def _exchange_queue(self, state: QueueState, room: int) -> QueueNews | None:
+        queue, now, wall = self._queue, self._clock.monotonic(), self._clock.time()
+        if not (state or queue.holds_any or self.path.exists()):
+            return QueueNews()
+        news = self._with_file(lambda connection: queue.exchange(connection, state, room, now, wall))
+        if news is not None:
+            queue.committed(now)
+        return news
+
+    def _collect_outcome(self, request_id: str) -> KeptOutcome | None:
+        if not self.path.exists():
+            return None
+        return self._with_file(lambda connection: self._queue.collect(connection, request_id))
+
     def _close(self) -> None:
         self._closed_until = -float("inf")
         self._save_unsaved()
+        if self._connection is not None and self._queue.holds_any:
+            self._with_file(self._queue.release)
         if self._connection is not None and self._known:
             self._with_file(self._mark_seen)
         self._disconnect()
@@ -158,6 +187,7 @@ class SqliteStateStore:
         if self._connection is not None and identity(self.path) != self._opened:
             self._disconnect()  # it was removed or replaced, so what is written would be lost
             self._unsaved = {**self._known, **self._unsaved}
+            self._queue.forget_written()
         if self._connection is None:
             now = self._clock.monotonic()
             if now < self._closed_until:
@@ -200,6 +230,7 @@ class SqliteStateStore:
             aside = set_aside(self.path)
             self._notices.append(f"{self.path} was damaged: it is now {aside.name}, and a new one is begun.")
         self._unsaved = {**self._known, **self._unsaved}
+        self._queue.forget_written()
 
     def _read_only(self) -> dict[Key, Value]:
         """What a file holds that can be read but not written."""
