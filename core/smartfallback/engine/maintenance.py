@@ -50,6 +50,9 @@ class Maintenance:
         self._placement.wake(now)
         for account in self._placement.resets.due(now):
             self._placement.roll(account, now)
+        placement = self._placement
+        for account in (*placement.comebacks.due(now), *placement.throttles.due(now)):
+            placement.place(account, now)
         for provider in self._roster.providers.values():
             provider.circuit.tick(now)
         for pool in self._roster.pools.values():

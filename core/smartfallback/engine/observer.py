@@ -112,6 +112,7 @@ class Observer:
             quota_source="" if account.reading is None else account.reading.source,
             quota_note="" if account.reading is None else account.reading.note,
             limits=account.limits,
+            configured_concurrency=account.spec.max_concurrency,
         )
         account.view = view
         return view

@@ -157,7 +157,9 @@ class Operator:
         now = self._clock.monotonic()
         for circuit in circuits:
             change(circuit, now)
-        for target in targets:
+        for target, circuit in zip(targets, circuits, strict=True):
+            if circuit.state is CircuitState.CLOSED:
+                self._placement.comebacks.at_once(target)
             self._place_all(target, now)
         if len(targets) == 1:
             return f"the circuit of {targets[0]} is {what}"
@@ -217,6 +219,7 @@ class Operator:
                 account.cooldown_until = None
                 account.cooldown_reason = ""
                 account.model_blocks.clear()
+                self._placement.throttles.lift(account, "reset by the operator")
                 account.ledger.clear_exhausted(self._clock.time())
 
     def _place_all(self, target: CircuitTarget, now: float) -> None:

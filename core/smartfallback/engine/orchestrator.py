@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from smartfallback.clock import Clock, SystemClock
 from smartfallback.engine.bus import DEFAULT_BACKLOG, Bus, Subscription
 from smartfallback.engine.capacity import Capacity
+from smartfallback.engine.comebacks import Comebacks
 from smartfallback.engine.maintenance import Maintenance
 from smartfallback.engine.meters import Meters, PoolAccounts
 from smartfallback.engine.observer import Observer
@@ -25,6 +26,7 @@ from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
 from smartfallback.engine.run import Run, Services
 from smartfallback.engine.settlement import Settlement
+from smartfallback.engine.throttling import Throttles
 from smartfallback.model.commands import Command, CommandResult
 from smartfallback.model.events import Actor, CircuitChanged, Event, ProviderNotice, RequestFinished
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
@@ -94,7 +96,15 @@ class Orchestrator:
             capacity.freed()
             self._queue.freed()
 
-        self._placement = Placement(self._clock, self._bus, Resets(self._clock, self._bus, rng), on_room)
+        self._comebacks = Comebacks(self._roster, self._clock, self._bus)
+        self._placement = Placement(
+            self._clock,
+            self._bus,
+            Resets(self._clock, self._bus, rng),
+            self._comebacks,
+            Throttles(self._clock, self._bus),
+            on_room,
+        )
         settlement = Settlement(
             self._roster,
             self._placement,
@@ -301,6 +311,7 @@ class Orchestrator:
                 self._bus.next_seq(), at, change.target, change.old, change.new, change.cause, actor, until
             )
         )
+        self._comebacks.circuit_changed(change)
 
 
 def _built_in_sources(pool: PoolSpec, clock: Clock) -> Mapping[str, Watch]:

@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
+from smartfallback.engine.comebacks import Comebacks
 from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import AccountRuntime, PoolRuntime
+from smartfallback.engine.throttling import Throttles
 from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import AdminState, Skip, SkipReason
 from smartfallback.model.events import QuotaReset, QuotaStatusChanged
@@ -36,10 +38,20 @@ _ALARM_SLACK_S = 0.001
 class Placement:
     """Evaluates accounts in the specified order of checks and wakes them when their time comes."""
 
-    def __init__(self, clock: Clock, bus: Bus, resets: Resets, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        bus: Bus,
+        resets: Resets,
+        comebacks: Comebacks,
+        throttles: Throttles,
+        on_room: Callable[[], None],
+    ) -> None:
         self._clock = clock
         self._bus = bus
         self.resets = resets
+        self.comebacks = comebacks
+        self.throttles = throttles
         self._on_room = on_room
         self._alarms: list[tuple[float, int, AccountRuntime]] = []
         self._alarm_number = 0
@@ -75,7 +87,7 @@ class Placement:
             saturated = pool.saturated
             if slot in saturated:
                 saturated.discard(slot)
-            if account.comeback is not None:
+            if pool.ramping:
                 pool.ramping.discard(slot)
             soft_limit = pool.soft_limit
             # What is used never exceeds what is committed, so most accounts need one look only.
@@ -117,7 +129,7 @@ class Placement:
     def _note_waiting(self, account: AccountRuntime, skip: Skip, now: float) -> None:
         """Keep apart who only waits for a running request to end, and who only for a ramp."""
         pool, watch = account.pool, account.comeback
-        ramps = watch is not None and skip.reason is SkipReason.RAMP
+        ramps = skip.reason is SkipReason.RAMP
         waits = skip.reason is SkipReason.CONCURRENCY
         if watch is not None and ramps and watch.canary_running(now):
             ramps, waits = False, True
@@ -158,10 +170,16 @@ class Placement:
                 return self._skip(account, SkipReason.COOLDOWN, account.cooldown_reason, until)
             account.cooldown_until = None
             account.cooldown_reason = ""
+        if account.throttle is not None:
+            self.throttles.tick(account, now)
         if account.in_flight >= account.limit:
-            return self._skip(account, SkipReason.CONCURRENCY, f"{account.limit} in flight")
+            return self._skip(account, SkipReason.CONCURRENCY, _concurrency_detail(account))
         if account.comeback is not None:
-            return self._coming_back(account, now, wall)
+            skip = self._coming_back(account, now, wall)
+            if skip is not None:
+                return skip
+        if account.ramp is not None:
+            return self._climbing(account, now, wall)
         return None
 
     def _coming_back(self, account: AccountRuntime, now: float, wall: float) -> Skip | None:
@@ -179,6 +197,18 @@ class Placement:
             detail = "its quota source is asked whether its quota is back"
         else:
             detail = "the next request is let through in a moment"
+        return self._skip(account, SkipReason.RAMP, detail, wall + (admits_at - now))
+
+    def _climbing(self, account: AccountRuntime, now: float, wall: float) -> Skip | None:
+        """What the account's ramp still holds against the next request after its circuit closed."""
+        self.comebacks.tick(account, now)
+        ramp = account.ramp
+        if ramp is None:
+            return None
+        admits_at = ramp.next_at(now)
+        if admits_at <= now:
+            return None
+        detail = "its circuit has closed; the next request is let through in a moment"
         return self._skip(account, SkipReason.RAMP, detail, wall + (admits_at - now))
 
     @staticmethod
@@ -241,6 +271,13 @@ def _circuit_detail(state: CircuitState, cause: str) -> str:
     if state is CircuitState.HALF_OPEN:
         return "half-open, its probe is running"
     return f"{state.value}: {cause}" if cause else state.value
+
+
+def _concurrency_detail(account: AccountRuntime) -> str:
+    configured = account.spec.max_concurrency
+    if account.limit < configured:
+        return f"{account.limit} in flight, where {configured} may be without overload"
+    return f"{account.limit} in flight"
 
 
 def pool_skips(pool: PoolRuntime, most: int) -> tuple[Skip, ...]:

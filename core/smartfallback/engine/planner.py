@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from smartfallback.clock import Clock
 from smartfallback.engine.checks import Checks
+from smartfallback.engine.comebacks import held_until
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.placement import Placement, pool_skips
 from smartfallback.engine.roster import AccountRuntime, PoolRuntime, ProviderRuntime, Step
@@ -50,6 +51,8 @@ class Planner:
                 skips.extend(pool_skips(pool, MOST_SKIPS))
             if not step.selection or not self._pool_may_serve(walk, pool, now):
                 continue
+            if pool.provider.ramp is not None and self._holds_back(walk, pool, now):
+                continue
             for choice in step.selection.candidates(now, request.session):
                 account = pool.accounts[choice.slot]
                 skip = self._checks.account(walk, account, now)
@@ -59,7 +62,34 @@ class Planner:
                         return grant
                 else:
                     skips.append(skip)
-        return self._choose_coming_back(walk, now)
+        return self._choose_held_back(walk, now) or self._choose_coming_back(walk, now)
+
+    def _holds_back(self, walk: Walk, pool: PoolRuntime, now: float) -> bool:
+        """Whether the pool's share of traffic after its provider's circuit closed is used up for now."""
+        until = held_until(pool.provider, now)
+        if until is None:
+            return False
+        detail = "its provider's circuit has closed; the next request is let through in a moment"
+        at = self._clock.time() + until - now
+        walk.skips.append(Skip(pool.name, pool.name, SkipReason.RAMP, detail, at))
+        return True
+
+    def _choose_held_back(self, walk: Walk, now: float) -> Grant | None:
+        """When nobody else can serve, an account of a provider ahead of its turn in its ramp."""
+        for step in walk.chain.steps:
+            pool = step.pool
+            if held_until(pool.provider, now) is None or not step.selection:
+                continue
+            if pool in walk.closed_pools or self._checks.pool(walk, pool, now) is not None:
+                continue
+            for choice in step.selection.candidates(now, walk.request.session):
+                account = pool.accounts[choice.slot]
+                if self._checks.account(walk, account, now) is None:
+                    ahead = Choice(choice.slot, Rule.COMING_BACK, choice.considered)
+                    grant = self._take(walk, step, account, ahead, now)
+                    if grant is not None:
+                        return grant
+        return None
 
     def _choose_coming_back(self, walk: Walk, now: float) -> Grant | None:
         """When nobody else can serve, an account ahead of its turn in its ramp, longest unused first."""
@@ -174,6 +204,10 @@ class Planner:
         pool.steady.note(now)
         if account.comeback is not None:
             account.comeback.admitted(reservation, now)
+        if account.ramp is not None:
+            account.ramp.admitted(now)
+        if pool.provider.ramp is not None:
+            pool.provider.ramp.admitted(now)
         if account.watched <= now:
             self._placement.watch_reset(account, now)
         step.selection.taken(account.slot, now, request.session)

@@ -13,8 +13,9 @@ from smartfallback.model.quota import QuotaReading, QuotaStatus, WindowReading
 from smartfallback.model.snapshot import AccountView
 from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, ProviderKind, ReserveRule, SystemSpec
 from smartfallback.policy.circuit import Circuit, CircuitChange
+from smartfallback.policy.concurrency import ConcurrencyLimit
 from smartfallback.policy.ledger import AccountLedger
-from smartfallback.policy.ramp import SteadyRate
+from smartfallback.policy.ramp import Ramp, SteadyRate
 from smartfallback.policy.reset_watch import ResetWatch
 from smartfallback.policy.selection import Selection
 
@@ -61,11 +62,13 @@ class AccountRuntime:
         "model_circuits",
         "parked",
         "pool",
+        "ramp",
         "reading",
         "requests",
         "slot",
         "spec",
         "status",
+        "throttle",
         "tokens",
         "view",
         "watched",
@@ -79,6 +82,9 @@ class AccountRuntime:
         self.pool = pool
         self.slot = slot
         self.limit = spec.max_concurrency
+        """What may run at once now; ``throttle`` lowers it."""
+        self.throttle: ConcurrencyLimit | None = None
+        """None for an account that has shown no overload lately."""
         self.circuit = circuit
         self.ledger = AccountLedger(spec.quota, pool.spec.thresholds, now=now_at)
         self.limits: tuple[WindowReading, ...] = ()
@@ -103,6 +109,8 @@ class AccountRuntime:
         self.parked: Skip | None = None
         self.comeback: ResetWatch | None = None
         """Its way back after a reset; None for an account that is on none."""
+        self.ramp: Ramp | None = None
+        """Its way back after its circuit closed; None for an account that is on none."""
         self.watched = -math.inf
         """When it is looked at next for a quota window that begins anew."""
         self.forecast: AccountForecast | None = None
@@ -110,14 +118,15 @@ class AccountRuntime:
 
 
 class ProviderRuntime:
-    """One API that accounts share, with its circuit."""
+    """One API that accounts share, with its circuit, and a ramp for a while after that has closed."""
 
-    __slots__ = ("circuit", "id", "pools")
+    __slots__ = ("circuit", "id", "pools", "ramp")
 
     def __init__(self, provider_id: str, circuit: Circuit) -> None:
         self.id = provider_id
         self.circuit = circuit
         self.pools: list[PoolRuntime] = []
+        self.ramp: Ramp | None = None
 
 
 class PoolRuntime:
@@ -125,7 +134,7 @@ class PoolRuntime:
 
     ``normal`` and ``reserve`` index the accounts that may serve now, by tier. ``parked`` holds why
     each other account (and, in the normal tier's eyes, each account above the soft limit) may not.
-    ``ramping`` are those that only their ramp after a reset holds back, ``saturated`` those that wait
+    ``ramping`` are those that only their ramp holds back, ``saturated`` those that wait
     for a running request to end. ``steady`` counts the requests that the pool took.
     """
 

@@ -62,6 +62,8 @@ class Settlement:
         account.tokens += usage.total_tokens
         for circuit, permit in self._permits(grant):
             circuit.succeed(permit, now)
+        if account.throttle is not None:
+            self._placement.throttles.succeeded(account, grant.permit.started_at, now)
         self._placement.resets.answered(account, grant.reservation, now)
         self._leave(grant, now)
 
@@ -102,6 +104,8 @@ class Settlement:
                 self._judge(grant, scope, verdict, failure, now)
         if failure.category is ErrorCategory.TRANSIENT_ERROR and failure.retry_after_s is not None:
             self._cool_down(account, now + failure.retry_after_s, failure, now)
+        if blame:
+            self._scale_down(grant, failure, now)
         # What the category did not judge goes back without a verdict; a second end is a no-op.
         for circuit, permit in self._permits(grant):
             circuit.ignore(permit, now)
@@ -201,6 +205,19 @@ class Settlement:
                 circuit.rate_limited(permit, now)
             return
         account.circuit.rate_limited(grant.permit, now)
+
+    def _scale_down(self, grant: Grant, failure: Failure, now: float) -> None:
+        """Let the accounts that met an overload together run fewer requests at once.
+
+        A limit on another model than the pool's own says nothing of what the account bears.
+        """
+        if failure.model is not None and grant.model != grant.pool.spec.model:
+            return
+        throttles = self._placement.throttles
+        for sibling in self._sharing(grant.account, failure):
+            throttles.overloaded(sibling, grant.permit.started_at, failure, now)
+            if sibling is not grant.account:
+                self._placement.place(sibling, now)
 
     def _sharing(self, account: AccountRuntime, failure: Failure) -> Sequence[AccountRuntime]:
         """The accounts that the limit holds for: those of the project where it is the project's."""

@@ -37,7 +37,7 @@ class SkipReason(StrEnum):
     """The same model of the account failed a moment ago; it is asked only when nobody else can serve."""
     CONCURRENCY = "concurrency cap"
     RAMP = "coming back step by step"
-    """Its quota began anew: one request validates that, then the rate climbs."""
+    """Its quota began anew, or a circuit closed: one request or a few tested that, now the rate climbs."""
     CONTEXT = "context too long"
     CAPABILITY = "missing capability"
     EXCLUDED = "excluded by the request"
@@ -81,7 +81,7 @@ class Rule(StrEnum):
     PINNED = "pinned by the request"
     RETRY = "the same account once more"
     COMING_BACK = "ahead of its turn, since nobody else can serve"
-    """Its rate still climbs after a reset."""
+    """Its rate still climbs after a reset, or after a circuit closed."""
     JUST_FAILED = "failed a moment ago, but nobody else can serve"
 
 

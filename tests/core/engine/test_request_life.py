@@ -154,7 +154,9 @@ async def test_half_open_lets_the_provider_prove_itself(start, upstream, clock):
     upstream.always("a-2", ANSWER)
     clock.advance(400)
     answered_by = [(await orchestrator.chat(ask())).pool for _ in range(10)]
-    assert answered_by == ["main"] * 10
+    assert answered_by == ["main"] * 3 + ["next"] * 7, "three probes, then its traffic climbs"
+    clock.advance(130)
+    assert [(await orchestrator.chat(ask())).pool for _ in range(10)] == ["main"] * 10
 
 
 async def test_an_invalid_request_fails_at_once_without_rotation(start, upstream):
