@@ -86,6 +86,11 @@ def duration(seconds: float) -> str:
     return f"{days}d {hour:02}h"
 
 
+def span(seconds: float) -> str:
+    """A duration that somebody has set: ``30m``, ``1h 30m``."""
+    return duration(seconds).removesuffix(" 00s").removesuffix(" 00m").removesuffix(" 00h")
+
+
 def age(seconds: float) -> str:
     """A span in its largest unit only: ``9s``, ``4m``, ``3h``, ``5d``."""
     if not seconds < _ENDLESS_S:

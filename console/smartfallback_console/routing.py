@@ -2,92 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from smartfallback import (
-    AccountResumed,
-    AdminChanged,
-    AttemptDiverted,
-    AttemptFailed,
     AttemptStarted,
-    AttentionRaised,
-    CircuitChanged,
-    CooldownStarted,
-    DegradedModeChanged,
-    ProviderNotice,
-    QuotaCorrected,
-    QuotaHeard,
-    QuotaReset,
-    QuotaStatusChanged,
     RequestCancelled,
-    RequestDegraded,
+    RequestEvent,
     RequestFailed,
     RequestFinished,
+    RequestQueued,
+    RequestReplayed,
     RequestRouted,
-    ResetOverdue,
-    ResetValidated,
-    StateNotice,
-    StrategyChanged,
-    TruthLabel,
 )
-from smartfallback_console.formatting import duration
+from smartfallback_console.changes import NoteEntry, Severity, describe
+from smartfallback_console.course import Course, Outcome, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from smartfallback import Decision, Event, Failure
+    from smartfallback import Event, Failure
 
 CAPACITY = 2_000
 """Entries kept; the oldest go first."""
-
-
-class Outcome(StrEnum):
-    """How a request stands."""
-
-    RUNNING = "running"
-    ANSWERED = "answered"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class Severity(StrEnum):
-    """How much a change of state should catch the eye."""
-
-    INFO = "info"
-    GOOD = "good"
-    WARNING = "warning"
-    ERROR = "error"
+BEGINNINGS = (RequestRouted, AttemptStarted, RequestQueued, RequestReplayed)
+"""Events of which one tells enough of a request whose first event was missed."""
 
 
 @dataclass(slots=True)
-class Hop:
-    """One attempt; ``failure`` is None while it runs and when it answered."""
-
-    account: str
-    pool: str
-    decision: Decision | None = None
-    failure: Failure | None = None
-    diverted: str = ""
-    latency_s: float | None = None
-    then: str = ""
-
-    @property
-    def mark(self) -> str:
-        """In a word or number why it ended, empty if it did not fail."""
-        if self.diverted:
-            return "moved"
-        if self.failure is None:
-            return ""
-        if self.failure.http_status:
-            return str(self.failure.http_status)
-        return self.failure.category.value.replace("_error", "").replace("_", " ")
-
-
-@dataclass(slots=True)
-class RequestEntry:
+class RequestEntry(Course):
     """One request."""
 
     seq: int
@@ -95,39 +39,23 @@ class RequestEntry:
     request_id: str
     origin: str
     chain: str
-    hops: list[Hop] = field(default_factory=list)
-    outcome: Outcome = Outcome.RUNNING
     latency_s: float | None = None
     first_token_s: float | None = None
     tokens: int | None = None
     cost: float | None = None
-    degradations: list[str] = field(default_factory=list)
     failure: Failure | None = None
     partial_chars: int = 0
     next_available_at: float | None = None
     skipped: tuple[str, ...] = ()
-    decision: Decision | None = None
 
     def matches(self, needle: str) -> bool:
-        """Whether any account, pool, mark or origin holds the text."""
-        words = [self.origin, self.chain, self.outcome.value, *self.degradations]
+        """Whether any account, pool, mark, degradation or origin holds the text."""
+        words = [self.origin, self.chain, self.outcome.value]
+        words += [f"{piece.kind.value.replace('_', ' ')} {in_words(piece)}" for piece in self.degradations]
+        words += ["hedge" for hop in self.hops if hop.hedge]
+        words += ["queued" for _ in self.waits]
         words += [word for hop in self.hops for word in (hop.account, hop.pool, hop.mark)]
         return any(needle in word.casefold() for word in words)
-
-
-@dataclass(slots=True)
-class NoteEntry:
-    """A change of state between the requests."""
-
-    seq: int
-    at: float
-    severity: Severity
-    subject: str
-    text: str
-
-    def matches(self, needle: str) -> bool:
-        """Whether its words hold the text."""
-        return needle in self.subject.casefold() or needle in self.text.casefold()
 
 
 Entry = RequestEntry | NoteEntry
@@ -181,31 +109,28 @@ class RoutingLog:
 
     def _apply(self, event: Event) -> bool:
         match event:
-            case RequestRouted():
-                entry = RequestEntry(event.seq, event.at, event.request_id, event.origin.value, event.chain)
-                entry.decision = event.decision
-                self._running[event.request_id] = entry
-                self.entries.append(entry)
-            case AttemptStarted():
-                entry = self._entry(event.request_id, event.seq, event.at)
-                entry.hops.append(Hop(event.account, event.pool, event.decision))
-            case AttemptFailed():
-                hop = self._hop(self._entry(event.request_id, event.seq, event.at), event.account, event.pool)
-                hop.failure, hop.latency_s, hop.then = event.failure, event.latency_s, event.then.value
-            case AttemptDiverted():
-                hop = self._hop(self._entry(event.request_id, event.seq, event.at), event.account, event.pool)
-                hop.diverted, hop.latency_s = event.reason or "moved by the operator", event.latency_s
-            case RequestDegraded():
-                entry = self._entry(event.request_id, event.seq, event.at)
-                entry.degradations.append(event.degradation.detail or event.degradation.kind.value)
             case RequestFinished():
-                self._finished(event)
+                entry = self._ended(event, event.origin.value)
+                reply = event.reply
+                entry.answered(reply)
+                entry.latency_s, entry.first_token_s = reply.latency_s, reply.first_token_s
+                entry.tokens, entry.cost = reply.usage.total_tokens, reply.cost
             case RequestFailed():
-                self._failed(event)
+                entry = self._ended(event, event.origin.value)
+                entry.outcome, entry.latency_s, entry.failure = (
+                    Outcome.FAILED,
+                    event.latency_s,
+                    event.failure,
+                )
+                entry.complete(event.attempts)
+                entry.partial_chars, entry.next_available_at = event.partial_chars, event.next_available_at
+                entry.skipped, entry.chain = event.skipped, event.chain
             case RequestCancelled():
-                entry = self._entry(event.request_id, event.seq, event.at, event.origin.value)
+                entry = self._ended(event, event.origin.value)
                 entry.outcome, entry.latency_s = Outcome.CANCELLED, event.latency_s
-                self._running.pop(event.request_id, None)
+                entry.complete(event.attempts)
+            case RequestEvent():
+                return self._goes_on(event)
             case _:
                 note = describe(event)
                 if note is None:
@@ -213,103 +138,32 @@ class RoutingLog:
                 self.entries.append(note)
         return True
 
-    def _finished(self, event: RequestFinished) -> None:
-        reply = event.reply
-        entry = self._entry(event.request_id, event.seq, event.at, event.origin.value)
-        entry.outcome = Outcome.ANSWERED
-        entry.latency_s, entry.first_token_s = reply.latency_s, reply.first_token_s
-        entry.tokens, entry.cost = reply.usage.total_tokens, reply.cost
-        entry.degradations = [piece.detail or piece.kind.value for piece in reply.degradations]
-        if not entry.hops:
-            entry.hops = [Hop(record.account, record.pool, None, record.failure) for record in reply.attempts]
-        if entry.hops:
-            entry.hops[-1].latency_s = reply.attempts[-1].latency_s if reply.attempts else reply.latency_s
-        self._running.pop(event.request_id, None)
+    def _goes_on(self, event: RequestEvent) -> bool:
+        if event.request_id not in self._running and not isinstance(event, BEGINNINGS):
+            return False  # what comes after the end, such as the loser of a hedged pair
+        entry = self._entry(event)
+        if isinstance(event, RequestRouted | RequestQueued | RequestReplayed):
+            entry.origin, entry.chain = event.origin.value, event.chain
+        return entry.take(event)
 
-    def _failed(self, event: RequestFailed) -> None:
-        entry = self._entry(event.request_id, event.seq, event.at, event.origin.value)
-        entry.outcome, entry.latency_s, entry.failure = Outcome.FAILED, event.latency_s, event.failure
-        entry.partial_chars, entry.next_available_at = event.partial_chars, event.next_available_at
-        entry.skipped = event.skipped
+    def _ended(self, event: RequestEvent, origin: str) -> RequestEntry:
+        entry = self._entry(event)
+        entry.origin = origin
         self._running.pop(event.request_id, None)
+        return entry
 
-    def _entry(self, request_id: str, seq: int, at: float, origin: str = "") -> RequestEntry:
+    def _entry(self, event: RequestEvent) -> RequestEntry:
         """The running request, or a new entry if its beginning was dropped."""
-        entry = self._running.get(request_id)
+        entry = self._running.get(event.request_id)
         if entry is None:
-            entry = RequestEntry(seq, at, request_id, origin or "api", "")
-            self._running[request_id] = entry
+            entry = RequestEntry(event.seq, event.at, event.request_id, "api", "")
+            self._running[event.request_id] = entry
             self.entries.append(entry)
         return entry
 
-    @staticmethod
-    def _hop(entry: RequestEntry, account: str, pool: str) -> Hop:
-        if not entry.hops or entry.hops[-1].account != account:
-            entry.hops.append(Hop(account, pool))
-        return entry.hops[-1]
-
-
-def describe(event: Event) -> NoteEntry | None:
-    """A change of state in words; None for an event that is no change of state."""
-    severity, subject, text = Severity.INFO, "", ""
-    match event:
-        case CircuitChanged():
-            new = event.new.value
-            subject = event.target.name
-            scope = "" if event.target.scope.value == "account" else f" ({event.target.scope.value})"
-            text = f"circuit{scope} {event.old.value} → {new}".replace("_", "-")
-            text += f": {event.cause}" if event.cause else ""
-            bad = new in ("open", "forced_open")
-            severity = Severity.ERROR if bad else Severity.GOOD if new == "closed" else Severity.WARNING
-        case AdminChanged():
-            subject, text = event.account, f"{event.old.value} → {event.new.value}"
-            text += f": {event.reason}" if event.reason else ""
-        case CooldownStarted():
-            subject = event.account
-            text = f"rests {duration(event.until - event.at)}"
-            text += f" on {event.model}" if event.model else ""
-            text += f": {event.reason}" if event.reason else ""
-            severity = Severity.WARNING
-        case QuotaStatusChanged():
-            subject = event.account
-            used = "" if event.percent_used is None else f" at {event.percent_used:.1f} % used"
-            text = f"quota {event.old.value} → {event.new.value}{used}"
-            good = event.new.value == "healthy"
-            severity = Severity.GOOD if good else Severity.WARNING
-        case QuotaHeard():
-            if event.label is TruthLabel.REPORTED:
-                return None
-            subject, severity = event.account, Severity.WARNING
-            used = "" if event.percent_used is None else f" at {event.percent_used:.0f} %"
-            text = f"quota is {event.label.value}{used}"
-            text += f": {event.note}" if event.note else ""
-        case QuotaCorrected():
-            subject, text = event.account, f"quota of the {event.window} corrected by hand"
-        case QuotaReset():
-            subject, text, severity = event.account, f"quota of the {event.window} began anew", Severity.GOOD
-        case ResetOverdue():
-            subject, severity = event.account, Severity.WARNING
-            left = max(0.0, event.retry_at - event.at)
-            text = f"quota should have begun anew and has not; try {event.tries + 1} in {duration(left)}"
-            text += f": {event.detail}" if event.detail else ""
-        case ResetValidated():
-            subject, severity = event.account, Severity.GOOD
-            text = f"has its quota back ({event.by}); its share of requests climbs step by step"
-        case AccountResumed():
-            subject, text, severity = event.account, "takes its full share of requests again", Severity.GOOD
-        case StrategyChanged():
-            subject, text = event.pool, f"strategy {event.old} → {event.new}"
-        case AttentionRaised():
-            subject, severity = event.account, Severity.ERROR
-            text = f"needs attention: {event.message}" + (f". {event.hint}" if event.hint else "")
-        case DegradedModeChanged():
-            subject = event.chain
-            text = f"degraded: {event.detail}" if event.degraded else "no longer degraded"
-            severity = Severity.WARNING if event.degraded else Severity.GOOD
-        case ProviderNotice():
-            subject, text = event.pool, event.message
-        case StateNotice():
-            subject, text, severity = "state", event.message, Severity.WARNING
-        case _:
-            return None
-    return NoteEntry(event.seq, event.at, severity, subject, text)
+    def find(self, request_id: str) -> RequestEntry | None:
+        """The entry of a request, None when it is no longer kept."""
+        for entry in reversed(self.entries):
+            if isinstance(entry, RequestEntry) and entry.request_id == request_id:
+                return entry
+        return None

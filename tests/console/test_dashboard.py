@@ -55,7 +55,7 @@ async def test_the_feed_tells_the_path_of_each_request(console: Opener) -> None:
     async with console(size=(200, 60)) as running:
         text = running.screen_text()
         assert "ag-8 ✗429 → ag-6 ✗500 → copilot-work ✓" in text
-        assert "▽ degraded" in text
+        assert "▽ other pool" in text
         assert "ag-6 circuit closed → open: 3 failures in 300 s" in text
 
 

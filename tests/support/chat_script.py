@@ -8,13 +8,16 @@ from collections.abc import Awaitable
 from textual.app import App, ComposeResult
 
 from smartfallback import (
+    AnswerResumed,
     AttemptFailed,
+    AttemptOutrun,
     AttemptRecord,
     AttemptResult,
     AttemptStarted,
     Command,
     CommandResult,
     Degradation,
+    DegradationKind,
     Delta,
     Event,
     Failure,
@@ -24,7 +27,10 @@ from smartfallback import (
     RequestDegraded,
     RequestError,
     RequestFinished,
+    RequestQueued,
+    RequestReplayed,
     RequestRouted,
+    Seam,
     Snapshot,
     Usage,
 )
@@ -90,6 +96,9 @@ class Answer:
         self._running = False
         self._text: list[str] = []
         self._degradations: list[Degradation] = []
+        self._seams: list[Seam] = []
+        self._queued_s = 0.0
+        self._won = 0
 
     def _next(self) -> int:
         self._seq += 1
@@ -104,6 +113,46 @@ class Answer:
         self._model = model
         number = len(self._records) + 1
         self.handle.push(AttemptStarted(self._next(), NOW, "r-1", number, account, pool, pool, model, step))
+        return self
+
+    def hedges(self, account: str, pool: str = "copilot", model: str = "gpt-4o", *, wins: bool) -> Answer:
+        """A second candidate is asked beside the one that runs; one of the two answers first."""
+        first, step = self._tried, decision(account, pool)
+        number = len(self._records) + 1
+        self.handle.push(
+            AttemptStarted(self._next(), NOW, "r-1", number + 1, account, pool, pool, model, step, hedge=True)
+        )
+        lost = first if wins else (account, pool)
+        place = number if wins else number + 1
+        self._records.append(AttemptRecord(place, *lost, self._model, AttemptResult.OUTRUN, 0.9))
+        self._tried = (account, pool) if wins else first
+        won = number + 1 if wins else number
+        self._won = won
+        self.handle.push(AttemptOutrun(self._next(), NOW, "r-1", place, *lost, lost[1], 0.9, won))
+        return self
+
+    def resumes(self, account: str, cause: str, *, overlap: int = 0) -> Answer:
+        """``account``, which was tried last, goes on with what has been said so far."""
+        broken = self._records[-1].account
+        seam = Seam(sum(map(len, self._text)), broken, account, cause, overlap)
+        self._seams.append(seam)
+        self._degradations.append(Degradation(DegradationKind.CONTINUED, f"continued by {account}"))
+        self.handle.push(AnswerResumed(self._next(), NOW, "r-1", seam))
+        return self
+
+    def queues(self, failure: Failure, *, place: int = 2, expires_in: float = 1_800.0) -> Answer:
+        request = self.handle.request
+        self.handle.push(
+            RequestQueued(
+                self._next(), NOW, "r-1", request.origin, request.chain, 0, place, NOW + expires_in, failure
+            )
+        )
+        return self
+
+    def replays(self, waited_s: float = 200.0) -> Answer:
+        request = self.handle.request
+        self._queued_s += waited_s
+        self.handle.push(RequestReplayed(self._next(), NOW, "r-1", request.origin, request.chain, waited_s))
         return self
 
     def fails(self, failure: Failure, then: NextStep = NextStep.SWITCH_ACCOUNT) -> Answer:
@@ -136,12 +185,16 @@ class Answer:
         first_token_s: float | None = 0.42,
         latency_s: float = 2.31,
         finish_reason: str = "stop",
+        cached_age_s: float | None = None,
+        cached_from: tuple[str, str] = ("ag-3", "antigravity"),
     ) -> None:
-        account, pool = self._tried
-        number = len(self._records) + 1
-        self._records.append(
-            AttemptRecord(number, account, pool, self._model, AttemptResult.SUCCESS, latency_s)
-        )
+        account, pool = self._tried if cached_age_s is None else cached_from
+        if cached_age_s is None:
+            number = self._won or len(self._records) + 1
+            self._records.append(
+                AttemptRecord(number, account, pool, self._model, AttemptResult.SUCCESS, latency_s)
+            )
+            self._records.sort()
         reply = Reply(
             request_id="r-1",
             text="".join(self._text),
@@ -156,6 +209,9 @@ class Answer:
             first_token_s=first_token_s,
             cost=cost,
             degradations=tuple(self._degradations),
+            seams=tuple(self._seams),
+            cached_age_s=cached_age_s,
+            queued_s=self._queued_s,
         )
         self.handle.push(RequestFinished(self._next(), NOW, "r-1", self.handle.request.origin, reply))
         self.handle.finish()

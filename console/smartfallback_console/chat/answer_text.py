@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from markdown_it import MarkdownIt
@@ -10,7 +11,7 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Markdown
+from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
 from smartfallback_console.chat.blocks import FLAT, HIGHLIGHTED_CHARACTERS, FlatBlock
@@ -33,6 +34,9 @@ MARKDOWN_BLOCKS = 250
 """Paragraphs and headings of one answer, at most; each is a widget that every layout visits."""
 MARKDOWN_LINE = 6_000
 """From a line longer than this on an answer is shown as it is; it is no prose."""
+
+
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
 
 
 def _printable_tokens(state: StateCore) -> None:
@@ -148,11 +152,33 @@ class PlainLines(Widget):
         return strip.adjust_cell_length(self.size.width, self.rich_style)
 
 
+def open_fence(text: str) -> str:
+    """The line that opened the block of code in which ``text`` ends, empty if it ends in none.
+
+    With a line break where ``text`` has got beyond it.
+    """
+    opened = marker = ""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        found = _FENCE.match(line)
+        if found is None:
+            continue
+        if not marker:
+            marker = found[1]
+            opened = line.strip() + ("\n" if number < len(lines) - 1 else "")
+        elif found[1][0] == marker[0] and len(found[1]) >= len(marker) and not found[2].strip():
+            opened = marker = ""
+    return opened
+
+
 class AnswerText(Widget):
     """An answer as it grows."""
 
     DEFAULT_CSS = """
-    AnswerText { height: auto; width: 1fr; layout: vertical; }
+    AnswerText {
+        height: auto; width: 1fr; layout: vertical;
+        & > .seam { height: auto; width: 1fr; margin: 0 0 1 0; color: $warning; }
+    }
     """
 
     def __init__(self, **options: Any) -> None:
@@ -160,13 +186,15 @@ class AnswerText(Widget):
         self._formatted = 0
         self._line = 0
         self._plain = False
+        self._markdown = AnswerMarkdown()
+        self._plain_lines = PlainLines()
         self.appends = 0
         """How often text was added to the Markdown."""
 
     def compose(self) -> ComposeResult:
         """Markdown, and the lines that follow it."""
-        yield AnswerMarkdown()
-        yield PlainLines()
+        yield self._markdown
+        yield self._plain_lines
 
     @property
     def portion(self) -> int:
@@ -176,7 +204,7 @@ class AnswerText(Widget):
     async def append(self, text: str) -> None:
         """Add text at the end; it must be free of control characters."""
         if not self._plain:
-            markdown = self.query_one(AnswerMarkdown)
+            markdown = self._markdown
             room = self._room(text)
             head, text = text[:room], text[room:]
             if head:
@@ -185,7 +213,20 @@ class AnswerText(Widget):
                 await markdown.append(head)
             self._plain = bool(text) or len(markdown.children) >= MARKDOWN_BLOCKS
         if text:
-            self.query_one(PlainLines).append(text)
+            self._plain_lines.append(text)
+
+    async def mark(self, said: Content, before: str) -> None:
+        """Put a line of the console's own into the answer; what follows goes on below it.
+
+        Args:
+            said: What it says.
+            before: The answer so far, whose block of code goes on if it stands in one.
+        """
+        self._markdown, self._plain_lines = AnswerMarkdown(), PlainLines()
+        self._line = 0
+        await self.mount(Static(said, classes="seam", markup=False), self._markdown, self._plain_lines)
+        if not self._plain and (fence := open_fence(before)):
+            await self._markdown.append(fence)
 
     def _room(self, text: str) -> int:
         """How many characters of ``text`` are to be formatted."""

@@ -6,6 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from smartfallback import OnBreak, QueueTerms
+from smartfallback_console.formatting import parse_duration, span
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -32,6 +35,8 @@ COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand("chain", "ask this chain from now on", "NAME"),
     SlashCommand("pin", "let only this account answer", "ACCOUNT"),
     SlashCommand("unpin", "let the chain choose again"),
+    SlashCommand("queue", "wait so long when nobody can answer, or off", "TIME"),
+    SlashCommand("break", "when an answer breaks off: continue, error", "RULE"),
     SlashCommand("retry", "the last prompt again, by another account"),
     SlashCommand("cancel", "stop the running answer"),
 )
@@ -110,6 +115,55 @@ def choose(argument: str, names: Iterable[str], what: str) -> str:
     raise CommandError(f"There is no {what} {_short(argument)!r}.{guess} There are {listed}.")
 
 
+BREAK_RULES = {
+    OnBreak.CONTINUE.value: "another account goes on with it, and a mark says where",
+    OnBreak.ERROR.value: "the answer ends with an error that keeps what had come",
+    "chain": "as the chain has it",
+}
+"""What follows when an answer breaks off, by the word that asks for it."""
+QUEUE_TIMES = ("10m", "30m", "2h", "off")
+
+
+def queue_terms(argument: str) -> QueueTerms | None:
+    """How the next prompts may wait for capacity; None leaves that to the chain.
+
+    Raises:
+        CommandError: No span of time, or none that makes sense.
+    """
+    if argument.casefold() == "off":
+        return None
+    try:
+        seconds = parse_duration(argument)
+    except ValueError as error:
+        raise CommandError(f"How long may a prompt wait? {error}.") from None
+    if seconds is None:
+        raise CommandError("How long may a prompt wait? Write /queue 30m, or /queue off.")
+    return QueueTerms(expires_s=seconds)
+
+
+def said_of_queue(terms: QueueTerms | None) -> str:
+    """What holds from now on, in a sentence."""
+    if terms is None:
+        return "Whether a prompt waits when nobody can answer is left to the chain."
+    waits = span(terms.expires_s)
+    return f"When nobody can answer, a prompt waits up to {waits} in the queue; /queue off ends that."
+
+
+def break_rule(argument: str) -> OnBreak | None:
+    """What follows when an answer breaks off; None leaves that to the chain.
+
+    Raises:
+        CommandError: There is no such rule.
+    """
+    chosen = choose(argument, BREAK_RULES, "rule")
+    return None if chosen == "chain" else OnBreak(chosen)
+
+
+def said_of_break(rule: OnBreak | None) -> str:
+    """What holds from now on, in a sentence."""
+    return f"When an answer breaks off: {BREAK_RULES['chain' if rule is None else rule.value]}."
+
+
 def chains(snapshot: Snapshot | None) -> list[str]:
     """Names of the chains."""
     return [] if snapshot is None else [chain.name for chain in snapshot.chains]
@@ -140,6 +194,13 @@ def hints(text: str, snapshot: Snapshot | None) -> list[Hint]:
             for pool in snapshot.pools
             for account in pool.accounts
         ]
+    elif name == "queue":
+        found = [
+            Hint(f"/queue {time}", "as the chain has it" if time == "off" else "wait up to so long")
+            for time in QUEUE_TIMES
+        ]
+    elif name == "break":
+        found = [Hint(f"/break {rule}", said) for rule, said in BREAK_RULES.items()]
     else:
         return []
     matching = [hint for hint in found if hint.line.partition(" ")[2].casefold().startswith(argument)]

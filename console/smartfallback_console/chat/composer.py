@@ -172,7 +172,7 @@ class Hints(LineView, can_focus=False):
 
     DEFAULT_CSS = """
     Hints {
-        height: auto; max-height: 8; border: none; padding: 0; background: $panel; overflow: hidden;
+        height: auto; max-height: 10; border: none; padding: 0; background: $panel; overflow: hidden;
         display: none;
         &.-shown { display: block; }
     }

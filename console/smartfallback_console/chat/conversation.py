@@ -7,27 +7,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from smartfallback import (
-    AttemptDiverted,
-    AttemptFailed,
-    AttemptResult,
-    AttemptStarted,
+    AnswerResumed,
     Delta,
     Message,
+    OnBreak,
     Origin,
+    QueueTerms,
     Request,
-    RequestDegraded,
     RequestError,
+    RequestEvent,
     RequestFinished,
-    RequestRouted,
     Role,
 )
 from smartfallback_console.chat.text import printable
-from smartfallback_console.routing import Hop, Outcome
+from smartfallback_console.course import Course, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from smartfallback import AttemptRecord, Decision, Event, Failure, Reply
+    from smartfallback import Event, Failure, Reply, Seam
 
 CONTEXT_TURNS = 20
 """Earlier turns sent along with a prompt, at most."""
@@ -38,7 +36,7 @@ KEPT_TURNS = 100
 
 
 @dataclass(slots=True)
-class Turn:
+class Turn(Course):
     """A prompt and its answer. Times are monotonic seconds of the console unless they say epoch."""
 
     prompt: str
@@ -46,18 +44,14 @@ class Turn:
     started_at: float
     is_retry: bool = False
     """Whether it asks the prompt of the turn before once more."""
-    hops: list[Hop] = field(default_factory=list)
-    models: list[str] = field(default_factory=list)
-    """The model of each hop."""
-    outcome: Outcome = Outcome.RUNNING
-    decision: Decision | None = None
-    """Why the first candidate was chosen."""
-    degradations: list[str] = field(default_factory=list)
+    request_id: str = ""
+    """The engine's name for it, once it is known."""
+    marks: list[tuple[int, Seam]] = field(default_factory=list)
+    """Where in :attr:`text` the answer broke off and was taken up by another account."""
     reply: Reply | None = None
     failure: Failure | None = None
     problem: str = ""
     """What ended the answer where no upstream is to blame."""
-    attempts: tuple[AttemptRecord, ...] = ()
     skipped: tuple[str, ...] = ()
     next_available_at: float | None = None
     """Epoch seconds at which an account is expected back, for a failed answer."""
@@ -79,10 +73,15 @@ class Turn:
         return self.characters > 0
 
     @property
+    def has_story(self) -> bool:
+        """Whether there is more to tell than how it ended."""
+        return bool(self.hops or self.waits or self.reply)
+
+    @property
     def account(self) -> str:
-        """Who answers or answered; empty while nobody has."""
+        """Who answers or answered; empty while nobody has, and for an answer from the cache."""
         if self.reply is not None:
-            return self.reply.account
+            return "" if self.cached_age_s is not None else self.reply.account
         return self.hops[-1].account if self.hops and self.has_text else ""
 
     def elapsed(self, now: float) -> float:
@@ -92,26 +91,21 @@ class Turn:
     def apply(self, events: Iterable[Event]) -> str:
         """Take in events of the request; returns the new text, free of control characters."""
         new: list[str] = []
+        come = self.characters
         for event in events:
             match event:
                 case Delta():
-                    new.append(printable(event.text))
-                case RequestRouted():
-                    self.decision = event.decision
-                case AttemptStarted():
-                    self.hops.append(Hop(event.account, event.pool, event.decision))
-                    self.models.append(event.model)
-                case AttemptFailed():
-                    hop = self._hop(event.account, event.pool)
-                    hop.failure, hop.latency_s, hop.then = event.failure, event.latency_s, event.then.value
-                case AttemptDiverted():
-                    hop = self._hop(event.account, event.pool)
-                    hop.diverted, hop.latency_s = event.reason or "moved by the operator", event.latency_s
-                case RequestDegraded():
-                    degradation = event.degradation
-                    self.degradations.append(degradation.detail or degradation.kind.value.replace("_", " "))
+                    text = printable(event.text)
+                    new.append(text)
+                    come += len(text)
                 case RequestFinished():
-                    self._finished(event.reply)
+                    self.reply = event.reply
+                    self.answered(event.reply)
+                case RequestEvent():
+                    self.request_id = event.request_id
+                    if isinstance(event, AnswerResumed):
+                        self.marks.append((come, event.seam))
+                    self.take(event)
                 case _:
                     pass
         text = "".join(new)
@@ -129,10 +123,9 @@ class Turn:
         self.outcome = Outcome.FAILED
         if isinstance(error, RequestError):
             self.failure = error.failure
-            self.attempts = error.attempts
             self.skipped = error.skipped
             self.next_available_at = error.next_available_at
-            self._complete_hops()
+            self.complete(error.attempts)
         elif error is not None:
             # The text of an unexpected error may hold anything, a credential among it.
             self.problem = f"The console could not finish this request ({type(error).__name__})."
@@ -149,40 +142,10 @@ class Turn:
             return ()
         return (Message(Role.USER, self.prompt), Message(Role.ASSISTANT, self.text))
 
-    def _finished(self, reply: Reply) -> None:
-        self.outcome, self.reply, self.attempts = Outcome.ANSWERED, reply, reply.attempts
-        self.degradations = [
-            piece.detail or piece.kind.value.replace("_", " ") for piece in reply.degradations
-        ]
-        self._complete_hops()
-
     def _add(self, text: str) -> None:
         if text:
             self._pieces.append(text)
             self.characters += len(text)
-
-    def _complete_hops(self) -> None:
-        """Attempts whose events never came are taken from the records."""
-        if len(self.hops) < len(self.attempts):
-            self.hops = [
-                Hop(
-                    record.account,
-                    record.pool,
-                    failure=record.failure,
-                    diverted="moved by the operator" if record.result is AttemptResult.DIVERTED else "",
-                )
-                for record in self.attempts
-            ]
-            self.models = [record.model for record in self.attempts]
-        for hop, record in zip(self.hops, self.attempts, strict=False):
-            hop.latency_s = record.latency_s
-            hop.failure = hop.failure or record.failure
-
-    def _hop(self, account: str, pool: str) -> Hop:
-        if not self.hops or self.hops[-1].account != account:
-            self.hops.append(Hop(account, pool))
-            self.models.append("")
-        return self.hops[-1]
 
 
 class Conversation:
@@ -193,12 +156,16 @@ class Conversation:
         self.chain = ""
         """The chosen chain; empty takes the first one there is."""
         self.pin: str | None = None
+        self.queue: QueueTerms | None = None
+        """How the next prompts may wait for capacity; None leaves that to the chain."""
+        self.on_break: OnBreak | None = None
+        """What follows when an answer breaks off; None leaves that to the chain."""
         self.turns: list[Turn] = []
         self.prompts: list[str] = []
         """What was typed, oldest first, for recall; survives :meth:`clear`."""
 
     def clear(self) -> None:
-        """Forget the turns and begin a new session; chain and pin stay."""
+        """Forget the turns and begin a new session; what was set for the next prompts stays."""
         self.session = uuid.uuid4().hex
         self.turns.clear()
 
@@ -234,6 +201,8 @@ class Conversation:
             pin=self.pin,
             avoid=avoid,
             origin=Origin.CHAT,
+            on_break=self.on_break,
+            queue=self.queue,
         )
         turn = Turn(prompt, request, now, is_retry)
         self.turns.append(turn)

@@ -19,7 +19,8 @@ from smartfallback_console.chat.text import Pacer
 from smartfallback_console.chat.transcript import Transcript
 from smartfallback_console.chat.turn_view import Notice, TurnView
 from smartfallback_console.chat.welcome import help_text, welcome
-from smartfallback_console.formatting import clean
+from smartfallback_console.course import Outcome
+from smartfallback_console.formatting import clean, span
 
 if TYPE_CHECKING:
     from textual import events
@@ -158,19 +159,24 @@ class ChatPane(Vertical):
         try:
             done = handle.done  # read first, so that the last events are not missed
             self._pacer.put(view.turn.apply(handle.drain()))
-            if self._pacer.due:
-                await view.answer.append(self._pacer.take(view.answer.portion))
-                self._pacer.shown()
+            await view.show_text(self._pacer)
             now = self._clock()
             if done and self._pacer.empty:
                 view.turn.end(now, error=handle.error, cancelled=handle.cancelled)
                 self._ended(view)
             elif now - self._status_at >= STATUS_S:
                 self._status_at = now
-                view.show_status(now)
+                view.show_status(now, self._epoch(), place=self._place(view.turn))
             self._show_head()
         finally:
             self._looking = False
+
+    def _place(self, turn: Turn) -> int | None:
+        """Where a waiting request stands in the queue now; it moves up while it waits."""
+        if turn.outcome is not Outcome.QUEUED or (snapshot := self.snapshot) is None:
+            return None
+        ids = [queued.request_id for queued in snapshot.queue.requests]
+        return ids.index(turn.request_id) + 1 if turn.request_id in ids else None
 
     def _ended(self, view: TurnView) -> None:
         view.end(self._epoch())
@@ -196,6 +202,10 @@ class ChatPane(Vertical):
         words = [clean(chain)]
         if self.conversation.pin:
             words.append(f"pinned to {wording.name(self.conversation.pin)}")
+        if self.conversation.queue is not None:
+            words.append(f"may wait {span(self.conversation.queue.expires_s)}")
+        if self.conversation.on_break is not None:
+            words.append(f"on a break {self.conversation.on_break.value}")
         if self._welcomed is not None and self._welcomed.simulated:
             words.append("simulated")
         transcript = self.query_one(Transcript)
@@ -261,7 +271,7 @@ class ChatPane(Vertical):
         """Open or close the story of the newest ended answer."""
         event.stop()
         for view in reversed(self.query(TurnView)):
-            if view is not self._view and view.turn.hops:
+            if view is not self._view and view.turn.has_story:
                 view.toggle_details()
                 return
 
@@ -306,7 +316,7 @@ class ChatPane(Vertical):
         self._view = view
         self._status_at = self._clock()
         self._pacer = Pacer(self._clock)
-        view.show_status(self._clock(), spin=False)
+        view.show_status(self._clock(), self._epoch(), spin=False)
         self.query_one(Composer).say_running(running=True)
         if self._looks is not None:
             self._looks.resume()
@@ -343,6 +353,12 @@ class ChatPane(Vertical):
                 said = "The chain chooses again." if self.conversation.pin else "No account is pinned."
                 self.conversation.pin = None
                 await self._say(said)
+            case "queue":
+                self.conversation.queue = commands.queue_terms(typed.argument)
+                await self._say(commands.said_of_queue(self.conversation.queue))
+            case "break":
+                self.conversation.on_break = commands.break_rule(typed.argument)
+                await self._say(commands.said_of_break(self.conversation.on_break))
             case "retry":
                 await self._retry()
             case _:

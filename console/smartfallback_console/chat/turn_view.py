@@ -12,7 +12,7 @@ from textual.widgets import Static
 from smartfallback_console.chat import wording
 from smartfallback_console.chat.answer_text import AnswerText
 from smartfallback_console.chat.text import printable
-from smartfallback_console.routing import Outcome
+from smartfallback_console.course import Outcome
 
 if TYPE_CHECKING:
     from textual import events
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from textual.geometry import Size
 
     from smartfallback_console.chat.conversation import Turn
+    from smartfallback_console.chat.text import Pacer
 
 PROMPT_CHARACTERS = 2_000
 PROMPT_LINES = 24
@@ -99,6 +100,8 @@ class TurnView(Vertical):
         self._footer = Footer()
         self._details = Static(classes="details", markup=False)
         self._spin = 0
+        self._shown = 0
+        self._marked = 0
 
     def compose(self) -> ComposeResult:
         """Prompt, answer, status while it runs; ending, footer and details afterwards."""
@@ -109,12 +112,40 @@ class TurnView(Vertical):
         yield self._footer
         yield self._details
 
-    def show_status(self, now: float, *, spin: bool = True) -> None:
-        """Where the request is. ``now`` in monotonic seconds."""
+    async def show_text(self, pacer: Pacer) -> None:
+        """Show the next portion of the answer, with the marks that stand before, in and after it."""
+        await self._mark()
+        if pacer.due:
+            room = self.answer.portion
+            if self._marked < len(self.turn.marks):
+                room = min(room, self.turn.marks[self._marked][0] - self._shown)
+            text = pacer.take(room)
+            self._shown += len(text)
+            await self.answer.append(text)
+            await self._mark()
+            pacer.shown()
+
+    async def _mark(self) -> None:
+        """Say where the answer broke off and who went on, as far as the text has come."""
+        marks = self.turn.marks
+        while self._marked < len(marks) and marks[self._marked][0] <= self._shown:
+            at, seam = marks[self._marked]
+            self._marked += 1
+            await self.answer.mark(wording.seam(seam), self.turn.text[:at])
+
+    def show_status(self, now: float, epoch: float, *, place: int | None = None, spin: bool = True) -> None:
+        """Where the request is.
+
+        Args:
+            now: Monotonic seconds.
+            epoch: Epoch seconds.
+            place: Its place in the queue, if it waits there.
+            spin: Whether the sign moves on.
+        """
         if spin:
             self._spin += 1
         spinner = SPINNER[self._spin % len(SPINNER)]
-        said = wording.status(self.turn, now, spinner)
+        said = wording.status(self.turn, now, spinner, epoch=epoch, place=place)
         self._status.add_class("-shown")
         self._status.update(said)
 
@@ -126,12 +157,12 @@ class TurnView(Vertical):
             self._ending.set_class(self.turn.outcome is Outcome.CANCELLED, "-cancelled")
             self._ending.add_class("-shown")
             self._ending.update(said)
-        if self.turn.hops:
+        if self.turn.has_story:
             self._footer.show(self.turn, opened=False)
 
     def toggle_details(self) -> None:
         """Open or close the story of every attempt."""
-        if self.turn.outcome is Outcome.RUNNING or not self.turn.hops:
+        if self.turn.outcome in (Outcome.RUNNING, Outcome.QUEUED) or not self.turn.has_story:
             return
         self.opened = not self.opened
         if self.opened:

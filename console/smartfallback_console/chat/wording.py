@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from textual.content import Content
 
-from smartfallback_console.formatting import cell_len, clean, clock_time, count, duration, fit, latency
-from smartfallback_console.routing import Hop, Outcome
+from smartfallback import DegradationKind, NextStep
+from smartfallback_console.course import QUEUE_SIGN, Outcome, Role, in_words
+from smartfallback_console.formatting import cell_len, clean, clock_time, count, duration, fit, latency, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from smartfallback import Failure
+    from smartfallback import Failure, Seam
     from smartfallback_console.chat.conversation import Turn
+    from smartfallback_console.course import Hop, Step
 
 MUTED = "$foreground 62%"
 GOOD = "$success"
@@ -24,6 +26,10 @@ NAME_CELLS = 24
 PATH_HOPS = 6
 """Attempts shown in a path; of a longer one the middle is counted."""
 SHOWN_SKIPS = 6
+SEAM_CAUSE = 80
+"""Characters of the reason that stand in the text of an answer; the details have it whole."""
+TOLD_APART = (DegradationKind.CONTINUED, DegradationKind.CACHED)
+"""Degradations that are told in words of their own."""
 
 
 class Piece(NamedTuple):
@@ -46,41 +52,62 @@ def name(text: str) -> str:
 def path(turn: Turn) -> Group:
     """``ag-1 ✗429 → ag-3 ✓``."""
     pieces: list[Piece] = []
-    hops: list[Hop | None] = list(turn.hops)
-    if len(hops) > PATH_HOPS:
-        hops = [*hops[:2], None, *hops[-(PATH_HOPS - 3) :]]
-    for index, hop in enumerate(hops):
-        if index:
-            pieces.append(Piece(" → ", MUTED))
-        if hop is None:
-            pieces.append(Piece(f"{len(turn.hops) - len(hops) + 1} more", MUTED))
+    steps: list[Step | None] = list(turn.steps())
+    if len(steps) > PATH_HOPS:
+        steps = [*steps[:2], None, *steps[-(PATH_HOPS - 3) :]]
+    left_out = len(turn.steps()) - len(steps) + 1
+    for step in steps:
+        if step is None:
+            pieces.append(Piece(f" → {left_out} more", MUTED))
             continue
-        last = hop is turn.hops[-1]
-        if hop.failure is not None or hop.diverted:
-            pieces += [
-                Piece(f"{name(hop.account)} ", MUTED),
-                Piece(f"✗{hop.mark}", WARNING if hop.diverted else BAD),
-            ]
-        elif last and turn.outcome is Outcome.ANSWERED:
-            pieces += [Piece(name(hop.account), STRONG), Piece(" ✓", GOOD)]
-        elif last and turn.outcome is Outcome.CANCELLED:
-            pieces += [Piece(name(hop.account), MUTED), Piece(" ∅", MUTED)]
-        else:
-            pieces += [Piece(name(hop.account), STRONG), Piece(" …", MUTED)]
+        if step.joint:
+            pieces.append(Piece(step.joint, MUTED))
+        who = name(step.name)
+        match step.role:
+            case Role.FAILED | Role.MOVED:
+                tone = WARNING if step.role is Role.MOVED else BAD
+                pieces += [Piece(f"{who} ", MUTED), Piece(f"✗{step.mark}", tone)]
+            case Role.OUTRUN:
+                pieces.append(Piece(f"{who} {step.mark}", MUTED))
+            case Role.ANSWERED:
+                pieces += [Piece(who, STRONG), Piece(" ✓", GOOD)]
+            case Role.CACHE:
+                pieces += [Piece(who, STRONG), Piece(" ✓", GOOD), Piece(f" {step.mark}", WARNING)]
+            case Role.CANCELLED:
+                pieces += [Piece(who, MUTED), Piece(" ∅", MUTED)]
+            case Role.WAITED | Role.WAITS:
+                pieces.append(Piece(who, MUTED))
+            case _:
+                pieces += [Piece(who, STRONG), Piece(" …", MUTED)]
     return tuple(pieces)
 
 
-def status(turn: Turn, now: float, spinner: str) -> Content:
-    """Where a running request is, for the line under it."""
+def status(turn: Turn, now: float, spinner: str, *, epoch: float, place: int | None = None) -> Content:
+    """Where a running request is, for the line under it.
+
+    Args:
+        turn: The turn.
+        now: Monotonic seconds.
+        spinner: The sign that moves.
+        epoch: Epoch seconds, for how long it may wait yet.
+        place: Its place in the queue now, None when nobody knows.
+    """
     tried = [hop for hop in turn.hops if hop.failure is not None or hop.diverted]
-    current = turn.hops[-1] if turn.hops and turn.hops[-1] not in tried else None
+    asked = turn.open_hops
     pieces = [Piece(f"{spinner} ", "$primary")]
-    if current is None:
+    if turn.outcome is Outcome.QUEUED:
+        pieces += _queued(turn, epoch, place)
+    elif not asked:
         pieces.append(Piece("choosing the next account" if tried else "choosing an account", MUTED))
+    elif _resuming(turn):
+        pieces += [Piece("asking ", MUTED), Piece(name(asked[-1].account), STRONG)]
+        pieces.append(Piece(" to go on with the answer", MUTED))
     elif turn.has_text:
-        pieces += [Piece(name(current.account), STRONG), Piece(" answers", MUTED)]
+        pieces += [Piece(name(asked[-1].account), STRONG), Piece(" answers", MUTED)]
     else:
-        pieces += [Piece("waiting for ", MUTED), Piece(name(current.account), STRONG)]
+        pieces += [Piece("waiting for ", MUTED), Piece(name(asked[0].account), STRONG)]
+        if len(asked) > 1:
+            pieces += [Piece(" and beside it ", MUTED), Piece(name(asked[-1].account), STRONG)]
     pieces.append(Piece(f" · {duration(turn.elapsed(now))}", MUTED))
     if turn.characters:
         pieces.append(Piece(f" · {count(turn.characters)} characters", MUTED))
@@ -90,20 +117,59 @@ def status(turn: Turn, now: float, spinner: str) -> Content:
         for index, hop in enumerate(tried[-1:] if several else tried):
             pieces += [Piece((", " if index else "") + name(hop.account), MUTED), Piece(f" ✗{hop.mark}", BAD)]
     if turn.degradations:
-        pieces.append(Piece(f" · ▽ {clean(turn.degradations[-1])}", WARNING))
+        pieces.append(Piece(f" · ▽ {clean(in_words(turn.degradations[-1]))}", WARNING))
     return content(pieces)
+
+
+def _resuming(turn: Turn) -> bool:
+    """Whether the answer has broken off and nobody has gone on with it yet."""
+    broken = sum(1 for hop in turn.hops if hop.then == NextStep.CONTINUE.value)
+    return turn.has_text and broken > len(turn.seams)
+
+
+def _queued(turn: Turn, epoch: float, place: int | None) -> list[Piece]:
+    """It waits: at which place, until when, and how to give up."""
+    wait = turn.waiting
+    pieces = [Piece(f"{QUEUE_SIGN} waits in the queue", "$accent")]
+    place = place or (wait.place if wait is not None else 0)
+    if place:
+        pieces.append(Piece(f", place {place}", STRONG))
+    if wait is not None and wait.expires_at is not None:
+        left = duration(max(0.0, wait.expires_at - epoch))
+        pieces.append(Piece(f", until {clock_time(wait.expires_at)} ({left} left)", MUTED))
+    pieces.append(Piece(" · esc gives up", MUTED))
+    return pieces
+
+
+def seam(told: Seam) -> Content:
+    """The mark in the text where an answer broke off and another account went on."""
+    cause = clean(told.cause)
+    why = f" ({cause if len(cause) <= SEAM_CAUSE else cause[:SEAM_CAUSE] + '…'})" if cause else ""
+    return content(
+        [
+            Piece(f"— broke off at {name(told.broken)}{why} · continued by ", WARNING),
+            Piece(name(told.resumed), f"bold {WARNING}"),
+            Piece(" —", WARNING),
+        ]
+    )
 
 
 def summary(turn: Turn) -> list[Group]:
     """The footer of an ended turn, as groups in the order of their importance."""
     groups: list[Group] = []
     reply = turn.reply
-    if turn.hops:
+    if turn.hops or turn.waits or reply is not None:
         groups.append(path(turn))
     if reply is None:
         if turn.ended_at is not None:
             groups.append((Piece(latency(turn.ended_at - turn.started_at), MUTED),))
         return groups
+    if turn.cached_age_s is not None:
+        said = f"▽ cached: {name(reply.account)} gave this {duration(turn.cached_age_s)} ago"
+        groups.append((Piece(said, WARNING),))
+    for told in turn.seams:
+        said = f"▽ continued by {name(told.resumed)} after {count(told.at)} characters of {name(told.broken)}"
+        groups.append((Piece(said, WARNING),))
     groups.append((Piece(name(reply.pool), MUTED),))
     if reply.model and reply.model != reply.pool:
         groups.append((Piece(name(reply.model), MUTED),))
@@ -111,15 +177,20 @@ def summary(turn: Turn) -> list[Group]:
     if reply.first_token_s is not None:
         times = f"{latency(reply.first_token_s)} first, {times}"
     groups.append((Piece(times, MUTED),))
+    if reply.queued_s:
+        groups.append((Piece(f"{duration(reply.queued_s)} in the queue", MUTED),))
     usage = reply.usage
     about = "~" if usage.estimated else ""
-    groups.append((Piece(f"{about}{count(usage.input_tokens)}+{count(usage.output_tokens)} tok", MUTED),))
+    if turn.cached_age_s is None:
+        spent = f"{about}{count(usage.input_tokens)}+{count(usage.output_tokens)} tok"
+        groups.append((Piece(spent, MUTED),))
     if reply.cost is not None:
         groups.append((Piece(money(reply.cost), MUTED),))
     if reply.finish_reason not in ("", "stop"):
         groups.append((Piece(f"ended by {name(reply.finish_reason)}", WARNING),))
-    if turn.degradations:
-        groups.append((Piece(f"▽ degraded: {clean('; '.join(turn.degradations))}", WARNING),))
+    if other := [piece for piece in turn.degradations if piece.kind not in TOLD_APART]:
+        said = clean("; ".join(in_words(piece) for piece in other))
+        groups.append((Piece(f"▽ degraded: {said}", WARNING),))
     return groups
 
 
@@ -179,6 +250,10 @@ def details(turn: Turn) -> Content:
     lines: list[Content] = []
     for number, hop in enumerate(turn.hops, 1):
         lines += _attempt(turn, number, hop)
+    lines += [line for told in turn.seams for line in _seam(told)]
+    for wait in turn.waits:
+        if wait.waited_s is not None:
+            lines.append(content([Piece(f"{QUEUE_SIGN}  {duration(wait.waited_s)} in the queue", MUTED)]))
     decision = turn.hops[-1].decision if turn.hops else turn.decision
     if decision is not None and decision.skipped:
         total = len(decision.skipped) + decision.skipped_more
@@ -191,6 +266,10 @@ def details(turn: Turn) -> Content:
     asked += f"{earlier} earlier messages sent along" if earlier else "no earlier messages sent along"
     if request.pin:
         asked += f" · pinned to {name(request.pin)}"
+    if request.queue is not None:
+        asked += f" · may wait {span(request.queue.expires_s)} in the queue"
+    if request.on_break is not None:
+        asked += f" · on a break: {request.on_break.value}"
     if request.avoid:
         asked += f" · not by {', '.join(sorted(name(account) for account in request.avoid))}"
     lines.append(content([Piece(asked, MUTED)]))
@@ -200,8 +279,7 @@ def details(turn: Turn) -> Content:
 
 
 def _attempt(turn: Turn, number: int, hop: Hop) -> list[Content]:
-    model = turn.models[number - 1] if number <= len(turn.models) else ""
-    where = f"  {name(hop.pool)}" + (f", {name(model)}" if model else "")
+    where = f"  {name(hop.pool)}" + (f", {name(hop.model)}" if hop.model else "")
     took = f"  {latency(hop.latency_s)}" if hop.latency_s is not None else ""
     head = [Piece(f"{number}  ", MUTED), Piece(name(hop.account), STRONG), Piece(where + took, MUTED)]
     lines: list[Content] = []
@@ -211,9 +289,15 @@ def _attempt(turn: Turn, number: int, hop: Hop) -> list[Content]:
             lines.append(content([Piece(f"   then: {hop.then}", MUTED)]))
     elif hop.diverted:
         lines.append(content([*head, Piece(f"  ✗ moved: {clean(hop.diverted)}", WARNING)]))
+    elif hop.outrun:
+        lines.append(content([*head, Piece(f"  outrun: {name(turn.outrunner(hop))} answered first", MUTED)]))
     else:
-        answered = turn.outcome is Outcome.ANSWERED and number == len(turn.hops)
+        answered = turn.outcome is Outcome.ANSWERED
         lines.append(content([*head, Piece("  ✓ answered", GOOD) if answered else Piece("")]))
+    if hop.hedge:
+        lines.append(content([Piece("   ∥ hedge: asked beside the attempt before", MUTED)]))
+    elif turn.goes_on(number - 1):
+        lines.append(content([Piece("   ⇢ went on with the answer that broke off", MUTED)]))
     if hop.decision is not None:
         decision = hop.decision
         score = next((terms.final for terms in decision.considered if terms.account == hop.account), None)
@@ -221,6 +305,15 @@ def _attempt(turn: Turn, number: int, hop: Hop) -> list[Content]:
         why = f"   chosen by {clean(decision.strategy)}: {decision.rule.value}{scored}"
         lines.append(content([Piece(why, MUTED)]))
     return lines
+
+
+def _seam(told: Seam) -> list[Content]:
+    where = f"⇢  {name(told.broken)} broke off after {told.at:,} characters: {clean(told.cause)}"
+    overlap = f"; {told.overlap:,} repeated characters removed" if told.overlap else ""
+    return [
+        content([Piece(where, WARNING)]),
+        content([Piece(f"   continued by {name(told.resumed)}{overlap}", MUTED)]),
+    ]
 
 
 def reason(failure: Failure) -> str:

@@ -11,8 +11,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from smartfallback_console.changes import NoteEntry
+from smartfallback_console.course import KINDS, Outcome, in_words
 from smartfallback_console.formatting import clean, clock_time, duration, fit, latency
-from smartfallback_console.routing import NoteEntry, Outcome, RequestEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from smartfallback import Decision
-    from smartfallback_console.routing import Entry, Hop
+    from smartfallback_console.course import Hop, Wait
+    from smartfallback_console.routing import Entry, RequestEntry
 
 Piece = tuple[str, str]
 """Text and its style."""
@@ -85,8 +87,13 @@ class DetailsDialog(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=step, animate=False)
 
 
-def entry_dialog(entry: Entry, now: float) -> DetailsDialog:
-    """The details of an entry of the routing feed."""
+def entry_dialog(entry: Entry, now: Callable[[], float]) -> DetailsDialog:
+    """The details of an entry of the routing feed; those of a request are told on while it runs.
+
+    Args:
+        entry: The entry.
+        now: Epoch seconds of what is on the screen.
+    """
     if isinstance(entry, NoteEntry):
         lines: list[list[Piece]] = [
             [(entry.subject, "bold"), (f"  {clock_time(entry.at)}", DIM)],
@@ -94,7 +101,11 @@ def entry_dialog(entry: Entry, now: float) -> DetailsDialog:
             [(entry.text, "")],
         ]
         return DetailsDialog("Change of state", lines)
-    return DetailsDialog(f"Request {entry.request_id}", list(_request(entry, now)))
+
+    def lines_now() -> list[list[Piece]]:
+        return list(_request(entry, now()))
+
+    return DetailsDialog(f"Request {entry.request_id}", lines_now(), latest=lines_now)
 
 
 def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
@@ -102,6 +113,7 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
         Outcome.ANSWERED: "$success",
         Outcome.FAILED: "$error",
         Outcome.RUNNING: "$primary",
+        Outcome.QUEUED: "$accent",
         Outcome.CANCELLED: DIM,
     }
     head: list[Piece] = [(entry.outcome.value, f"bold {tones[entry.outcome]}")]
@@ -116,7 +128,15 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
         facts.append(f"${entry.cost:.4f}")
     yield [(" · ".join(facts), "")]
     for degradation in entry.degradations:
-        yield [("▽ degraded: ", "$warning"), (degradation, "")]
+        kind, said = KINDS[degradation.kind][0], in_words(degradation)
+        yield [(f"▽ {kind}", "$warning"), (f": {said}" if said != kind else "", "")]
+    for seam in entry.seams:
+        repeated = f"; {seam.overlap} repeated characters removed" if seam.overlap else ""
+        yield [("⇢ ", "$warning"), (f"broke off at {seam.broken} after {seam.at} characters", "")]
+        yield [(f"  {seam.cause}; continued by {seam.resumed}{repeated}", DIM)]
+    if entry.cached_age_s is not None:
+        yield [("▽ from the cache: ", "$warning"), (f"{entry.cached_from} gave it to an equal request", "")]
+        yield [(f"  {duration(entry.cached_age_s)} before", DIM)]
     if entry.failure is not None:
         yield [("✗ ", "$error"), (str(entry.failure), "")]
         if entry.failure.hint:
@@ -128,26 +148,56 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
         for skipped in entry.skipped:
             yield [(f"  not tried: {skipped}", DIM)]
     for number, hop in enumerate(entry.hops, 1):
+        for wait in entry.waits:
+            if wait.after == number - 1:
+                yield from _wait(wait, now)
         yield []
         yield from _hop(number, hop, entry)
+    for wait in entry.waits:
+        if wait.after >= len(entry.hops):
+            yield from _wait(wait, now)
     if not entry.hops and entry.decision is not None:
         yield []
         yield from _decision(entry.decision)
 
 
+def _wait(wait: Wait, now: float) -> Iterator[list[Piece]]:
+    """A stay in the queue: since when, at which place, until when, or how long it was."""
+    yield []
+    if wait.waited_s is not None:
+        yield [("⧗ Queue  ", DIM), (f"left after {duration(wait.waited_s)}", "$success")]
+        if wait.restored:
+            yield [("  from before a restart: its answer is kept until it is collected", DIM)]
+    else:
+        place = f"place {wait.place} on arrival, " if wait.place else ""
+        waits = f"{place}priority {wait.priority}, since {clock_time(wait.since)}"
+        yield [("⧗ Queue  ", DIM), (waits, "$accent")]
+        if wait.expires_at is not None:
+            left = f", in {duration(wait.expires_at - now)}" if wait.expires_at > now else ""
+            yield [(f"  fails for good at {clock_time(wait.expires_at)}{left}", DIM)]
+    if wait.failure is not None:
+        yield [(f"  because of {wait.failure}", DIM)]
+
+
 def _hop(number: int, hop: Hop, entry: RequestEntry) -> Iterator[list[Piece]]:
-    last = hop is entry.hops[-1]
     if hop.diverted:
         end: Piece = (f"✗ moved away: {hop.diverted}", "$warning")
     elif hop.failure is not None:
         end = (f"✗ {hop.failure}", "$error")
-    elif last and entry.outcome is Outcome.ANSWERED:
-        end = ("✓ answered", "$success")
-    elif last and entry.outcome is Outcome.RUNNING:
+    elif hop.outrun:
+        end = (f"outrun: {entry.outrunner(hop)} answered first", DIM)
+    elif entry.outcome is Outcome.ANSWERED:
+        first = any(other.outrun == hop.number for other in entry.hops) and hop.number
+        end = ("✓ answered first" if first else "✓ answered", "$success")
+    elif entry.outcome is Outcome.RUNNING:
         end = ("… running", "$primary")
     else:
         end = (entry.outcome.value, DIM)
     yield [(f"Attempt {number}  ", DIM), (hop.account, "bold"), (f"  {hop.pool}  ", DIM), end]
+    if hop.hedge:
+        yield [("  ∥ hedge: asked beside the attempt before, which had given no token yet", DIM)]
+    elif entry.goes_on(number - 1):
+        yield [("  ⇢ asked to go on with the answer that broke off", DIM)]
     if hop.latency_s is not None or hop.then:
         then = f", then {hop.then}" if hop.then else ""
         yield [(f"  after {latency(hop.latency_s)}{then}", DIM)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from smartfallback_console.changes import Severity
 from smartfallback_console.dialogs.details import DIM, Piece
 from smartfallback_console.fairness import gini
 from smartfallback_console.formatting import age, clock_time, count, countdown, duration, fit, percent
-from smartfallback_console.routing import Severity
 from smartfallback_console.widgets.account_lines import CIRCUIT_SIGNS
 
 if TYPE_CHECKING:

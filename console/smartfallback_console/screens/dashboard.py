@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 HISTORY = 12
 """Happenings of an account in its details."""
 
+MOST_TOASTS = 12
+"""After a pause more has happened than anybody wants to be told one by one."""
+
 METRICS_EVERY_S = 1.0
 """Charts change slowly to the eye and cost the most to send."""
 
@@ -93,6 +96,10 @@ class Dashboard(Screen[None]):
     def snapshot(self) -> Snapshot | None:
         """What is on the screen."""
         return self.tick.snapshot if self.tick else None
+
+    def now(self) -> float:
+        """Epoch seconds of what is on the screen."""
+        return self.snapshot.at if self.snapshot else time.time()
 
     def compose(self) -> ComposeResult:
         """Header, tabs, panes, prompt, keys."""
@@ -159,12 +166,13 @@ class Dashboard(Screen[None]):
                 panel.show(self._drawn)
 
     def _announce(self, batch: tuple[Event, ...]) -> None:
-        for event in batch[-50:]:
+        told = [event for event in batch if isinstance(event, DegradedModeChanged | AttentionRaised)]
+        for event in told[-MOST_TOASTS:]:
             if isinstance(event, DegradedModeChanged):
                 text = f"{event.chain} is degraded: {event.detail}" if event.degraded else ""
                 severity: Severity = "warning" if text else "information"
                 self.operations.say(text or f"{event.chain} is back to normal.", severity)
-            elif isinstance(event, AttentionRaised):
+            else:
                 self.operations.say(
                     f"{event.account} needs attention: {event.message} {event.hint}".strip(), "error"
                 )
@@ -266,7 +274,7 @@ class Dashboard(Screen[None]):
     @on(RoutingFeed.Opened)
     def open_entry(self, event: RoutingFeed.Opened) -> None:
         """The full story of a request."""
-        self.app.push_screen(entry_dialog(event.entry, self.snapshot.at if self.snapshot else time.time()))
+        self.app.push_screen(entry_dialog(event.entry, self.now))
 
     @on(AccountsTable.CursorMoved)
     def rename_keys(self) -> None:

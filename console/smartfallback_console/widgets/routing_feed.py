@@ -8,8 +8,10 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
+from smartfallback_console.changes import NoteEntry, Severity
+from smartfallback_console.course import Outcome, Role, headline
 from smartfallback_console.formatting import cell_len, clean, clock_time, count, fit, latency
-from smartfallback_console.routing import Entry, NoteEntry, Outcome, RequestEntry, RoutingLog, Severity
+from smartfallback_console.routing import Entry, RequestEntry, RoutingLog
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ RULES = {
     "pinned by the request": "pinned",
     "the same account once more": "retry",
     "ahead of its turn, since nobody else can serve": "nobody else left",
+    "failed a moment ago, but nobody else can serve": "nobody else left",
 }
 """Rules in short; the details have them in full."""
 
@@ -210,7 +213,7 @@ def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
         tone = ink.accent if entry.origin == "chat" else ink.muted
         out.put(fit(ORIGINS.get(entry.origin, entry.origin), 7), tone).space()
     if entry.degradations:
-        tail.put(" ▽ " + ("degraded" if width >= 90 else ""), ink.warning)
+        tail.put(" ▽ " + (headline(entry.degradations) if width >= 90 else ""), ink.warning)
     if width >= 40:
         tail.put(fit(latency(entry.latency_s) if entry.latency_s is not None else "", 7, "right"), ink.text)
     if width >= 64:
@@ -236,7 +239,10 @@ def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
 
 def _why(entry: RequestEntry, room: int) -> str:
     """The pool and the rule by which the last account was chosen, as far as there is room."""
-    hop = entry.hops[-1] if entry.hops else None
+    if entry.outcome is Outcome.QUEUED and (wait := entry.waiting) is not None:
+        until = "" if wait.expires_at is None else f"until {clock_time(wait.expires_at)}"
+        return until if cell_len(until) <= room else ""
+    hop = entry.winner
     if hop is None or hop.decision is None or entry.outcome is Outcome.FAILED:
         return ""
     rule = RULES.get(hop.decision.rule.value, hop.decision.rule.value)
@@ -249,32 +255,41 @@ def _why(entry: RequestEntry, room: int) -> str:
 def _path(entry: RequestEntry, ink: Ink, hidden: int = 0) -> LineWriter:
     """The attempts; the first ``hidden`` of them only as a number."""
     out = LineWriter()
-    hops = entry.hops[hidden:]
-    if hidden:
-        out.put(f"+{hidden} → ", ink.muted)
-    for index, hop in enumerate(hops):
-        if index:
-            out.put(" → ", ink.muted)
-        last = index == len(hops) - 1
-        name = fit(hop.account, min(24, len(hop.account) * 2)).rstrip()
-        if hop.failure is not None or hop.diverted:
-            out.put(name, ink.muted).put(f" ✗{hop.mark}", ink.warning if hop.diverted else ink.error)
-        elif last and entry.outcome is Outcome.ANSWERED:
-            out.put(name, ink.strong).put(" ✓", ink.ok)
-        elif last and entry.outcome is Outcome.FAILED:
-            out.put(name, ink.strong).put(" ✗ cut", ink.error)
-        elif last and entry.outcome is Outcome.CANCELLED:
-            out.put(name, ink.muted).put(" ∅ cancelled", ink.muted)
-        else:
-            out.put(name, ink.primary).put(" …", ink.primary)
-    if not hops:
+    steps = entry.steps(hidden)
+    for joint, role, account, mark in steps:
+        out.put(joint, ink.muted)
+        name = fit(account, min(24, len(account) * 2)).rstrip()
+        match role:
+            case Role.FAILED:
+                out.put(name, ink.muted).put(f" ✗{mark}", ink.error)
+            case Role.MOVED:
+                out.put(name, ink.muted).put(f" ✗{mark}", ink.warning)
+            case Role.OUTRUN:
+                out.put(name, ink.muted).put(f" {mark}", ink.muted)
+            case Role.ANSWERED:
+                out.put(name, ink.strong).put(" ✓", ink.ok)
+            case Role.BROKEN:
+                out.put(name, ink.strong).put(" ✗ cut", ink.error)
+            case Role.CANCELLED:
+                out.put(name, ink.muted).put(" ∅ cancelled", ink.muted)
+            case Role.CACHE:
+                out.put(name, ink.strong).put(" ✓ ", ink.ok).put(mark, ink.warning)
+            case Role.WAITS:
+                out.put(name, ink.accent)
+            case Role.WAITED | Role.MORE:
+                out.put(name, ink.muted)
+            case _:
+                out.put(name, ink.primary).put(" …", ink.primary)
+    if not steps:
         words = {
             Outcome.RUNNING: "planning…",
             Outcome.CANCELLED: "∅ cancelled",
             Outcome.FAILED: "✗ no account",
-            Outcome.ANSWERED: "✓",
         }
-        out.put(words[entry.outcome], ink.error if entry.outcome is Outcome.FAILED else ink.muted)
+        text = words.get(entry.outcome, "✓")
+        out.put(text, ink.error if entry.outcome is Outcome.FAILED else ink.muted)
+    elif entry.outcome is Outcome.CANCELLED and steps[-1].role is not Role.CANCELLED:
+        out.put("  ∅ cancelled", ink.muted)
     if entry.outcome is Outcome.FAILED:
         out.put("  failed", ink.error)
     return out
