@@ -20,6 +20,7 @@ from smartfallback import (
     Drain,
     ErrorCategory,
     ForceFailover,
+    OnBreak,
     Orchestrator,
     ProviderNotice,
     Request,
@@ -170,7 +171,7 @@ async def test_a_cut_stream_is_an_error_with_what_was_received(lab: Lab):
     pools = pool_of(lab, "gemini", "antigravity"), pool_of(lab, "copilot", "copilot")
     async with Orchestrator(chain(*pools)) as orchestrator:
         with pytest.raises(RequestError) as caught:
-            await orchestrator.chat(QUESTION)
+            await orchestrator.chat(replace(QUESTION, on_break=OnBreak.ERROR))
     assert caught.value.partial
     assert len(caught.value.attempts) == 1
     assert lab.counters("copilot").requests == 0

@@ -9,18 +9,22 @@ from smartfallback.engine.attempt import Attempt
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.grant import Grant
 from smartfallback.model.events import (
+    AnswerResumed,
     AttemptDiverted,
     AttemptFailed,
+    AttemptOutrun,
     AttemptStarted,
     Delta,
     RequestCancelled,
     RequestDegraded,
     RequestFailed,
     RequestFinished,
+    RequestQueued,
+    RequestReplayed,
     RequestRouted,
 )
 from smartfallback.model.outcomes import AttemptRecord, Failure, NextStep, RequestError
-from smartfallback.model.requests import Degradation, Origin, Reply
+from smartfallback.model.requests import Degradation, Origin, Reply, Seam
 
 
 class Announcer:
@@ -39,7 +43,7 @@ class Announcer:
         self._bus.publish(event)
         return event
 
-    def attempt_started(self, number: int, grant: Grant) -> AttemptStarted:
+    def attempt_started(self, number: int, grant: Grant, *, hedge: bool) -> AttemptStarted:
         """A candidate is being tried."""
         account = grant.account
         event = AttemptStarted(
@@ -50,6 +54,7 @@ class Announcer:
             grant.pool.provider.id,
             grant.model,
             grant.decision,
+            hedge,
         )
         self._bus.publish(event)
         return event
@@ -83,6 +88,38 @@ class Announcer:
         self._bus.publish(event)
         return event
 
+    def attempt_outrun(self, attempt: Attempt, winner: int) -> AttemptOutrun:
+        """Another attempt of the hedged pair answered first."""
+        event = AttemptOutrun(
+            *self._head(),
+            attempt.number,
+            attempt.grant.account.id,
+            attempt.grant.pool.name,
+            attempt.grant.pool.provider.id,
+            attempt.latency_s,
+            winner,
+        )
+        self._bus.publish(event)
+        return event
+
+    def resumed(self, seam: Seam) -> AnswerResumed:
+        """A broken answer goes on."""
+        event = AnswerResumed(*self._head(), seam)
+        self._bus.publish(event)
+        return event
+
+    def queued(self, priority: int, place: int, expires_at: float, failure: Failure) -> RequestQueued:
+        """The request waits for capacity to return."""
+        event = RequestQueued(*self._head(), self._origin, self._chain, priority, place, expires_at, failure)
+        self._bus.publish(event)
+        return event
+
+    def replayed(self, waited_s: float, *, restored: bool) -> RequestReplayed:
+        """The request leaves the queue to be tried again."""
+        event = RequestReplayed(*self._head(), self._origin, self._chain, waited_s, restored)
+        self._bus.publish(event)
+        return event
+
     def degraded(self, degradation: Degradation) -> RequestDegraded:
         """The answer is less than what was asked for."""
         event = RequestDegraded(*self._head(), degradation)
@@ -99,7 +136,7 @@ class Announcer:
         self._bus.publish(event)
         return event
 
-    def failed(self, error: RequestError, latency_s: float) -> None:
+    def failed(self, error: RequestError, latency_s: float, partial_characters: int) -> None:
         """Nobody could answer, or the answer broke off."""
         self._bus.publish(
             RequestFailed(
@@ -109,7 +146,7 @@ class Announcer:
                 error.failure,
                 error.attempts,
                 latency_s,
-                len(error.partial),
+                partial_characters,
                 error.next_available_at,
                 error.skipped,
             )

@@ -33,6 +33,15 @@ class Attempt:
     Three limits apply: the request's deadline always; the first-token time-out until content
     arrives, and only while another candidate could take over; the idle time-out after that.
     All times are the event loop's.
+
+    Args:
+        grant: What the attempt holds while it runs.
+        number: Its number in the request, from 1.
+        call: What is asked.
+        deadline: The request's deadline.
+        first_token_s: How long to wait for content.
+        has_alternative: Whether another candidate could take over.
+        on_limits: Told what rate-limit headers say.
     """
 
     def __init__(
@@ -41,6 +50,7 @@ class Attempt:
         number: int,
         call: Call,
         deadline: float,
+        first_token_s: float,
         has_alternative: Callable[[], bool],
         on_limits: Callable[[AccountRuntime, Sequence[WindowReading]], None],
     ) -> None:
@@ -52,6 +62,7 @@ class Attempt:
         self.usage: Usage | None = None
         self._call = call
         self._deadline = deadline
+        self.first_token_s = first_token_s
         self._has_alternative = has_alternative
         self._loop = asyncio.get_running_loop()
         self.started = self._loop.time()
@@ -61,6 +72,7 @@ class Attempt:
         self._divert_reason: str | None = None
         self._exhausted = False
         self._stopped = False
+        self._reading: asyncio.Task[Chunk] | None = None
 
     @property
     def latency_s(self) -> float:
@@ -75,12 +87,18 @@ class Attempt:
             Diverted: :meth:`divert` was called.
             Stopped: :meth:`stop` was called.
         """
-        first_token_at = self.started + self.grant.pool.spec.timeouts.first_token_s
-        limit = min(first_token_at, self._deadline)
+        limit = min(self.started + self.first_token_s, self._deadline)
         while True:
             chunk = await self._next(limit, TimeoutPhase.FIRST_TOKEN)
             if chunk.text or chunk.finish_reason is not None:
                 return chunk
+
+    def reading(self) -> asyncio.Task[Chunk]:
+        """:meth:`first` in a task of its own, which :meth:`aclose` ends; the same one at each call."""
+        if self._reading is None:
+            name = f"smartfallback-attempt-{self.grant.account.id}"
+            self._reading = asyncio.create_task(self.first(), name=name)
+        return self._reading
 
     async def next(self, *, finished: bool) -> Chunk | None:
         """The next chunk, None at the end of the stream.
@@ -117,6 +135,11 @@ class Attempt:
     async def aclose(self) -> None:
         """End the upstream call; bounded, and safe after any error or cancellation."""
         self._watch.close()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait((self._reading,), timeout=CLOSE_LIMIT_S)
+            if self._reading.done() and not self._reading.cancelled():
+                self._reading.exception()  # taken note of, or asyncio would complain about it
         if self._exhausted:
             return
         try:
@@ -179,12 +202,12 @@ class Attempt:
 
         A caller in a hurry must not open circuits for everybody.
         """
-        return not self.text_received and self.latency_s >= self.grant.pool.spec.timeouts.first_token_s
+        return not self.text_received and self.latency_s >= self.first_token_s
 
     def _timed_out(self) -> Failure:
         limits = self.grant.pool.spec.timeouts
         waited = {
-            TimeoutPhase.FIRST_TOKEN: f"no first token within {limits.first_token_s:g} s",
+            TimeoutPhase.FIRST_TOKEN: f"no first token within {self.first_token_s:.3g} s",
             TimeoutPhase.IDLE: f"the stream stood still for {limits.idle_s:g} s",
         }
         message = waited.get(self._phase, "the request's deadline passed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from smartfallback.clock import Clock
-from smartfallback.engine.roster import AccountRuntime, PoolRuntime, ProviderRuntime
+from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, ProviderRuntime, Step
 from smartfallback.engine.walk import Walk
 from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import Skip, SkipReason
@@ -39,29 +39,43 @@ class Checks:
             return Skip(pool.name, pool.name, SkipReason.CAPABILITY, missing)
         return None
 
-    def account(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
-        """What keeps an account that serves others from serving this request."""
-        if account in walk.tried:
+    def account(
+        self, walk: Walk, account: AccountRuntime, now: float, *, cheaper: bool = False
+    ) -> Skip | None:
+        """What keeps an account that serves others from serving this request, by its pool's cheaper model."""
+        if account in (walk.tried_cheaper if cheaper else walk.tried):
             return Skip(account.id, account.pool.name, SkipReason.TRIED)
         if account.id in walk.request.avoid:
             return Skip(account.id, account.pool.name, SkipReason.EXCLUDED, "the request avoids it")
-        if account.model_blocks or account.model_circuits:
-            return self._model(walk, account, now)
+        if account.model_blocks or account.model_circuits or account.failed_models:
+            return self._model(walk, account, now, cheaper)
         return None
 
-    def free(
-        self, walk: Walk, now: float, *, outside: ProviderRuntime | None = None
-    ) -> Iterator[AccountRuntime]:
-        """The accounts not tried yet that could take the request now, those of ``outside`` left out."""
+    def free(self, walk: Walk, now: float, *, outside: ProviderRuntime | None = None) -> Iterator[Step]:
+        """The steps at which an account not tried yet could take the request now, outside a provider.
+
+        Each is given once for each such account.
+        """
         for step in walk.chain.steps:
-            if step.selection and self._open(walk, step.pool, outside, now):
+            if step.selection and walk.may_take(step) and self._open(walk, step.pool, outside, now):
                 for choice in step.selection.candidates(now):
                     account = step.pool.accounts[choice.slot]
-                    if self._suits(walk, account, now):
-                        yield account
+                    if self._suits(walk, account, now, cheaper=step.cheaper):
+                        yield step
         for pool in walk.chain.pools:
             if pool.ramping and self._open(walk, pool, outside, now):
-                yield from self._suiting(walk, pool, pool.ramping, now)
+                for _ in self._suiting(walk, pool, pool.ramping, now):
+                    yield Step(pool, in_reserve=False)
+
+    def just_failed(self, walk: Walk, now: float) -> Iterator[tuple[float, Step, int]]:
+        """The places of accounts that are passed over for a failure a moment ago, by when that ends."""
+        for step in walk.chain.steps:
+            if step.selection and walk.may_take(step) and self._open(walk, step.pool, None, now):
+                for choice in step.selection.candidates(now):
+                    account = step.pool.accounts[choice.slot]
+                    failed = account.failed_models.get(walk.model_for(step))
+                    if failed is not None and self._suits(walk, account, now, cheaper=step.cheaper):
+                        yield failed.until, step, choice.slot
 
     def busy(
         self, walk: Walk, now: float, *, outside: ProviderRuntime | None = None
@@ -83,23 +97,35 @@ class Checks:
             if self._suits(walk, pool.accounts[slot], now):
                 yield pool.accounts[slot]
 
-    def _suits(self, walk: Walk, account: AccountRuntime, now: float) -> bool:
+    def _suits(self, walk: Walk, account: AccountRuntime, now: float, *, cheaper: bool = False) -> bool:
         pin = walk.request.pin
-        if (pin is not None and account.id != pin) or self.account(walk, account, now) is not None:
+        if pin is not None and account.id != pin:
+            return False
+        if self.account(walk, account, now, cheaper=cheaper) is not None:
             return False
         estimate, _ = walk.expected(account.pool)
         return not account.ledger.refusal(estimate, self._clock.time())
 
-    def _model(self, walk: Walk, account: AccountRuntime, now: float) -> Skip | None:
-        model = walk.request.model or account.pool.spec.model
+    def _model(self, walk: Walk, account: AccountRuntime, now: float, cheaper: bool) -> Skip | None:
+        spec = account.pool.spec
+        model = spec.cheaper_model if cheaper else walk.request.model or spec.model
         circuit = account.model_circuits.get(model)
         if circuit is not None and not circuit.admits(now):
             return Skip(account.id, account.pool.name, SkipReason.MODEL_CIRCUIT, f"{model}: {circuit.cause}")
-        block = account.model_blocks.get(model)
+        return self._rests(account, account.model_blocks, model, SkipReason.COOLDOWN, now) or (
+            None
+            if walk.last_resort
+            else self._rests(account, account.failed_models, model, SkipReason.JUST_FAILED, now)
+        )
+
+    def _rests(
+        self, account: AccountRuntime, blocks: dict[str, Block], model: str, reason: SkipReason, now: float
+    ) -> Skip | None:
+        block = blocks.get(model)
         if block is None:
             return None
         if block.until <= now:
-            del account.model_blocks[model]
+            del blocks[model]
             return None
         until = self._clock.time() + block.until - now
-        return Skip(account.id, account.pool.name, SkipReason.COOLDOWN, f"{model}: {block.reason}", until)
+        return Skip(account.id, account.pool.name, reason, f"{model}: {block.reason}", until)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.roster import Chain
+from smartfallback.engine.walk import Walk
 from smartfallback.model.decisions import Tier
-from smartfallback.model.requests import Degradation, DegradationKind, Message, Request, Role
+from smartfallback.model.outcomes import AttemptRecord
+from smartfallback.model.requests import Degradation, DegradationKind, Message, Reply, Role, Seam, Usage
 
 
 def trimmed(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
@@ -23,14 +27,19 @@ def trimmed(messages: tuple[Message, ...]) -> tuple[Message, ...] | None:
     return system + kept
 
 
-def degradations(
-    request: Request, sent: tuple[Message, ...], chain: Chain, grant: Grant
-) -> tuple[Degradation, ...]:
-    """What the answer of ``grant`` to the messages ``sent`` lacks of what ``request`` asked for."""
+def degradations(walk: Walk, chain: Chain, grant: Grant) -> tuple[Degradation, ...]:
+    """What the answer of ``grant`` lacks of what the walk's request asked for."""
     found = []
-    left_out = len(request.messages) - len(sent)
+    request = walk.request
+    left_out = len(request.messages) - len(walk.conversation)
     if left_out:
         found.append(Degradation(DegradationKind.TRIMMED_HISTORY, f"{left_out} earlier messages left out"))
+    most = walk.most_output_tokens
+    if most is not None and most != request.max_output_tokens and not walk.continues:
+        found.append(Degradation(DegradationKind.SHORTER_ANSWER, f"at most {most} tokens"))
+    if grant.cheaper:
+        detail = f"{grant.model} instead of {grant.pool.spec.model}"
+        found.append(Degradation(DegradationKind.CHEAPER_MODEL, detail))
     position = chain.pools.index(grant.pool) if grant.pool in chain.pools else 0
     if position:
         kind = DegradationKind.LOCAL_MODEL if grant.pool.is_local else DegradationKind.FALLBACK_POOL
@@ -40,3 +49,42 @@ def degradations(
             Degradation(DegradationKind.RESERVE_QUOTA, f"{grant.account.id} spends its reserve quota")
         )
     return tuple(found)
+
+
+def with_seams(found: tuple[Degradation, ...], seams: tuple[Seam, ...]) -> tuple[Degradation, ...]:
+    """The degradations of an answer that was put together at ``seams``."""
+    if not seams:
+        return found
+    parts = " → ".join([seams[0].broken, *(seam.resumed for seam in seams)])
+    return (*found, Degradation(DegradationKind.CONTINUED, f"broke off and was continued: {parts}"))
+
+
+def cached_answer(
+    reply: Reply,
+    age_s: float,
+    request_id: str,
+    attempts: tuple[AttemptRecord, ...],
+    latency_s: float,
+    queued_s: float,
+) -> Reply:
+    """An earlier reply, as the answer to an equal request that nobody could serve."""
+    detail = f"the answer that {reply.account} gave {_age(age_s)} ago"
+    return replace(
+        reply,
+        request_id=request_id,
+        usage=Usage(),
+        attempts=attempts,
+        latency_s=latency_s,
+        first_token_s=None,
+        cost=None if reply.cost is None else 0.0,
+        degradations=(Degradation(DegradationKind.CACHED, detail),),
+        cached_age_s=age_s,
+        queued_s=queued_s,
+    )
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -14,6 +14,7 @@ class Grant:
 
     __slots__ = (
         "account",
+        "cheaper",
         "decision",
         "estimate",
         "model",
@@ -36,6 +37,8 @@ class Grant:
         permit: Permit,
         provider_permit: Permit,
         model_permit: Permit | None,
+        *,
+        cheaper: bool = False,
     ) -> None:
         self.account = account
         self.pool = account.pool
@@ -47,3 +50,4 @@ class Grant:
         self.permit = permit
         self.provider_permit = provider_permit
         self.model_permit = model_permit
+        self.cheaper = cheaper

@@ -24,16 +24,18 @@ from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.quota_desk import QuotaDesk, SourceFactory, without_sources
 from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
-from smartfallback.engine.run import Run, Services
+from smartfallback.engine.run import Run
+from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Settlement
 from smartfallback.engine.throttling import Throttles
 from smartfallback.model.commands import Command, CommandResult
 from smartfallback.model.events import Actor, CircuitChanged, Event, ProviderNotice, RequestFinished
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.quota import TruthLabel, WindowSpec
-from smartfallback.model.requests import Reply, Request
+from smartfallback.model.requests import OnBreak, Origin, Reply, Request
 from smartfallback.model.snapshot import Snapshot
 from smartfallback.model.specs import PoolSpec, SystemSpec
+from smartfallback.policy.answer_cache import AnswerCache
 from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
@@ -122,6 +124,7 @@ class Orchestrator:
             budget=RetryBudget(),
             capacity=capacity,
             queue=self._queue,
+            cache=AnswerCache(),
             learn=lambda account, limits: self._quota.learn(account, limits),
             check=lambda account_id: self._quota.check(account_id),
         )
@@ -210,6 +213,11 @@ class Orchestrator:
         Raises:
             RequestError: While iterating: nobody could answer, or the answer broke off.
         """
+        chats = request.origin is Origin.CHAT
+        return self._open(request, OnBreak.CONTINUE if chats else OnBreak.ERROR)
+
+    def _open(self, request: Request, on_break: OnBreak) -> AsyncGenerator[Event, None]:
+        """The events of ``request``; ``on_break`` holds where neither it nor its chain says otherwise."""
         self._requests += 1
         request_id = request.id or f"r{self._requests}"
         self._services.budget.note_request(self._clock.monotonic())
@@ -230,18 +238,19 @@ class Orchestrator:
                 request_id, f"max_output_tokens must be at least 1, not {request.max_output_tokens}"
             )
         pinned = None if request.pin is None else self._roster.accounts[request.pin]
-        run = Run(request_id, request, chain, self._services, pinned)
+        on_break = request.on_break or chain.spec.on_break or on_break
+        run = Run(request_id, request, chain, self._services, pinned, on_break=on_break)
         events = run.events()
         self._runs[events] = run
         return events
 
     async def chat(self, request: Request) -> Reply:
-        """The whole answer to ``request``.
+        """The whole answer to ``request``; one that breaks off is continued unless the request says no.
 
         Raises:
             RequestError: Nobody could answer, or the answer broke off (``partial`` has what came).
         """
-        events = self.stream(request)
+        events = self._open(request, OnBreak.CONTINUE)
         try:
             async for event in events:
                 if isinstance(event, RequestFinished):

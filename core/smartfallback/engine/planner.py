@@ -7,7 +7,7 @@ from smartfallback.engine.checks import Checks
 from smartfallback.engine.comebacks import held_until
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.placement import Placement, pool_skips
-from smartfallback.engine.roster import AccountRuntime, PoolRuntime, ProviderRuntime, Step
+from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, ProviderRuntime, Step
 from smartfallback.engine.walk import Walk
 from smartfallback.model.decisions import Decision, Rule, Skip, SkipReason, Tier
 from smartfallback.model.specs import ReserveRule
@@ -47,22 +47,42 @@ class Planner:
             return self._choose_pinned(walk, walk.pinned, now)
         for step in walk.chain.steps:
             pool = step.pool
-            if not step.in_reserve and pool.parked:
+            if not step.in_reserve and not step.cheaper and pool.parked:
                 skips.extend(pool_skips(pool, MOST_SKIPS))
-            if not step.selection or not self._pool_may_serve(walk, pool, now):
+            if not step.selection or not self._pool_may_serve(walk, pool, now) or not walk.may_take(step):
                 continue
             if pool.provider.ramp is not None and self._holds_back(walk, pool, now):
                 continue
             for choice in step.selection.candidates(now, request.session):
                 account = pool.accounts[choice.slot]
-                skip = self._checks.account(walk, account, now)
+                skip = self._checks.account(walk, account, now, cheaper=step.cheaper)
                 if skip is None:
                     grant = self._take(walk, step, account, choice, now)
                     if grant is not None:
                         return grant
                 else:
                     skips.append(skip)
-        return self._choose_held_back(walk, now) or self._choose_coming_back(walk, now)
+        return (
+            self._choose_held_back(walk, now)
+            or self._choose_coming_back(walk, now)
+            or self._choose_just_failed(walk, now)
+        )
+
+    def _choose_just_failed(self, walk: Walk, now: float) -> Grant | None:
+        """When nobody else can serve, one whose model failed a moment ago; the oldest failure first."""
+        if walk.last_resort or not any(skip.reason is SkipReason.JUST_FAILED for skip in walk.skips):
+            return None
+        walk.last_resort = True
+        try:
+            found = sorted(self._checks.just_failed(walk, now), key=lambda each: each[0])
+            for _, step, slot in found:
+                choice = Choice(slot, Rule.JUST_FAILED, ())
+                grant = self._take(walk, step, step.pool.accounts[slot], choice, now)
+                if grant is not None:
+                    return grant
+        finally:
+            walk.last_resort = False
+        return None
 
     def _holds_back(self, walk: Walk, pool: PoolRuntime, now: float) -> bool:
         """Whether the pool's share of traffic after its provider's circuit closed is used up for now."""
@@ -78,13 +98,13 @@ class Planner:
         """When nobody else can serve, an account of a provider ahead of its turn in its ramp."""
         for step in walk.chain.steps:
             pool = step.pool
-            if held_until(pool.provider, now) is None or not step.selection:
+            if held_until(pool.provider, now) is None or not step.selection or not walk.may_take(step):
                 continue
             if pool in walk.closed_pools or self._checks.pool(walk, pool, now) is not None:
                 continue
             for choice in step.selection.candidates(now, walk.request.session):
                 account = pool.accounts[choice.slot]
-                if self._checks.account(walk, account, now) is None:
+                if self._checks.account(walk, account, now, cheaper=step.cheaper) is None:
                     ahead = Choice(choice.slot, Rule.COMING_BACK, choice.considered)
                     grant = self._take(walk, step, account, ahead, now)
                     if grant is not None:
@@ -113,14 +133,14 @@ class Planner:
         step = Step(account.pool, in_reserve=in_reserve)
         return self._take(walk, step, account, Choice(account.slot, rule, ()), now)
 
-    def retry(self, walk: Walk, account: AccountRuntime) -> Grant | None:
-        """The same account once more; None when it may not serve any longer."""
+    def retry(self, walk: Walk, grant: Grant) -> Grant | None:
+        """The account and model of ``grant`` once more; None when it may not serve any longer."""
         now = self._clock.monotonic()
         self._placement.wake(now)
         # A rest that the upstream stated ends as the retry begins, a moment before its alarm.
-        self._placement.place(account, now)
+        self._placement.place(grant.account, now)
         walk.skips = []
-        return self._take_this(walk, account, Rule.RETRY, now)
+        return self._take_this(walk, grant.account, Rule.RETRY, now, cheaper=grant.cheaper)
 
     def _choose_pinned(self, walk: Walk, account: AccountRuntime, now: float) -> Grant | None:
         skip = account.parked
@@ -131,23 +151,40 @@ class Planner:
             return None
         return self._take_this(walk, account, Rule.PINNED, now)
 
-    def _take_this(self, walk: Walk, account: AccountRuntime, rule: Rule, now: float) -> Grant | None:
+    def _take_this(
+        self, walk: Walk, account: AccountRuntime, rule: Rule, now: float, *, cheaper: bool = False
+    ) -> Grant | None:
         pool = account.pool
         if not self._pool_may_serve(walk, pool, now):
             return None
         for in_reserve, selection in ((False, pool.normal), (True, pool.reserve)):
             if account.slot in selection:
                 choice = Choice(account.slot, rule, ())
-                return self._take(walk, Step(pool, in_reserve=in_reserve), account, choice, now)
-        if account.slot in pool.ramping:
+                step = Step(pool, in_reserve=in_reserve, cheaper=cheaper)
+                return self._take(walk, step, account, choice, now)
+        if account.slot in pool.ramping and not cheaper:
             return self._take_coming_back(walk, account, rule, now)
         return None
 
-    def has_alternative(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> bool:
-        """Whether an account not yet tried could take the request now; ``outside`` a provider."""
+    def given_up(self, grant: Grant, reason: str) -> None:
+        """Let others pass over the grant's model of its account for a moment: it has just failed."""
+        rest = grant.pool.spec.failed_model_s
+        if rest > 0:
+            grant.account.failed_models[grant.model] = Block(self._clock.monotonic() + rest, reason)
+
+    def alternative(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> Step | None:
+        """The step at which an account not yet tried could take the request now; ``outside`` a provider."""
         now = self._clock.monotonic()
         self._placement.wake(now)
-        return any(True for _ in self._checks.free(walk, now, outside=outside))
+        return next(self._checks.free(walk, now, outside=outside), None)
+
+    def has_last_resort(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> bool:
+        """Whether only accounts that failed a moment ago are left, and one of them could be asked."""
+        walk.last_resort = True
+        try:
+            return self.alternative(walk, outside=outside) is not None
+        finally:
+            walk.last_resort = walk.pinned is not None
 
     def has_busy(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> bool:
         """Whether an account not yet tried could take the request if only it had a free slot."""
@@ -191,7 +228,7 @@ class Planner:
             detail = account.ledger.refusal(estimate, wall)
             walk.skips.append(Skip(account.id, pool.name, SkipReason.NO_ROOM, detail))
             return None
-        model = request.model or pool.spec.model
+        model = walk.model_for(step)
         permits = self._permits(account, model, now)
         if permits is None:
             account.ledger.release(reservation, wall)
@@ -227,7 +264,16 @@ class Planner:
             self._uncounted(walk) if len(skips) >= MOST_SKIPS else 0,
         )
         return Grant(
-            account, model, decision, estimate, output, reservation, permit, provider_permit, model_permit
+            account,
+            model,
+            decision,
+            estimate,
+            output,
+            reservation,
+            permit,
+            provider_permit,
+            model_permit,
+            cheaper=step.cheaper,
         )
 
     @staticmethod

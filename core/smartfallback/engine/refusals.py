@@ -19,11 +19,23 @@ _CATEGORY_OF_SKIP = {
     SkipReason.PROVIDER_CIRCUIT: ErrorCategory.API_FAILURE,
 }
 _SHOWN = 4
+_OF_THE_REQUEST = frozenset({ErrorCategory.INVALID_REQUEST, ErrorCategory.CONTENT_FILTERED})
+"""Whoever answers, and whenever, the request as it is will meet them again."""
 
 DEADLINE_PASSED = Failure(
     ErrorCategory.TIMEOUT, "the deadline passed before an account was free", phase=TimeoutPhase.TOTAL
 )
 CLOSED = Failure(ErrorCategory.TRANSIENT_ERROR, "the orchestrator was closed while the request ran")
+
+
+def is_passing(failure: Failure, *, for_all: bool = True) -> bool:
+    """Whether time may heal what failed; with ``for_all`` off, whether an earlier answer may stand in.
+
+    Refused credentials need somebody to act, which an earlier answer doesn't mind.
+    """
+    if failure.category in _OF_THE_REQUEST or failure is CLOSED:
+        return False
+    return not for_all or failure.category is not ErrorCategory.AUTHENTICATION
 
 
 def nobody_can_serve(walk: Walk) -> Failure:

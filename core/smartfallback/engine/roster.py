@@ -15,6 +15,7 @@ from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, Provider
 from smartfallback.policy.circuit import Circuit, CircuitChange
 from smartfallback.policy.concurrency import ConcurrencyLimit
 from smartfallback.policy.ledger import AccountLedger
+from smartfallback.policy.patience import Patience
 from smartfallback.policy.ramp import Ramp, SteadyRate
 from smartfallback.policy.reset_watch import ResetWatch
 from smartfallback.policy.selection import Selection
@@ -49,6 +50,7 @@ class AccountRuntime:
         "comeback",
         "cooldown_reason",
         "cooldown_until",
+        "failed_models",
         "failures",
         "forecast",
         "id",
@@ -93,6 +95,8 @@ class AccountRuntime:
         """What the account's quota source said last."""
         self.model_circuits: dict[str, Circuit] = {}
         self.model_blocks: dict[str, Block] = {}
+        self.failed_models: dict[str, Block] = {}
+        """Models that were given up a moment ago, and are passed over while others can serve."""
         self.admin = AdminState.ACTIVE
         self.admin_reason = ""
         self.attention = ""
@@ -135,7 +139,8 @@ class PoolRuntime:
     ``normal`` and ``reserve`` index the accounts that may serve now, by tier. ``parked`` holds why
     each other account (and, in the normal tier's eyes, each account above the soft limit) may not.
     ``ramping`` are those that only their ramp holds back, ``saturated`` those that wait
-    for a running request to end. ``steady`` counts the requests that the pool took.
+    for a running request to end. ``steady`` counts the requests that the pool took. ``patience`` is
+    None where the first-token limit is as configured.
     """
 
     __slots__ = (
@@ -146,6 +151,7 @@ class PoolRuntime:
         "name",
         "normal",
         "parked",
+        "patience",
         "provider",
         "ramping",
         "reserve",
@@ -179,6 +185,9 @@ class PoolRuntime:
         self.steady = SteadyRate()
         self.skips: tuple[Skip, ...] | None = ()
         self.unavailable = ""
+        timeouts = spec.timeouts
+        adapts = timeouts.adaptive_first_token and not self.is_local
+        self.patience = Patience(timeouts.first_token_s) if adapts else None
 
 
 class Roster:
@@ -245,13 +254,14 @@ class Roster:
 
 
 class Step:
-    """One step of a walk through a chain: a pool and the tier of quota to spend there."""
+    """One step of a walk through a chain: a pool, the tier of quota to spend there, and on which model."""
 
-    __slots__ = ("in_reserve", "pool", "selection")
+    __slots__ = ("cheaper", "in_reserve", "pool", "selection")
 
-    def __init__(self, pool: PoolRuntime, *, in_reserve: bool) -> None:
+    def __init__(self, pool: PoolRuntime, *, in_reserve: bool, cheaper: bool = False) -> None:
         self.pool = pool
         self.in_reserve = in_reserve
+        self.cheaper = cheaper
         self.selection = pool.reserve if in_reserve else pool.normal
 
 
@@ -259,7 +269,8 @@ class Chain:
     """A chain with the steps in which it is walked.
 
     All pools below the soft limit come first; then, where a pool allows it, the reserve between
-    the soft and the hard limit; the local pools that end the chain come last.
+    the soft and the hard limit; then the same with the cheaper model of each pool that has one; the
+    local pools that end the chain come last.
     """
 
     def __init__(self, spec: ChainSpec, pools: Sequence[PoolRuntime]) -> None:
@@ -272,9 +283,15 @@ class Chain:
         reserves = [
             Step(pool, in_reserve=True) for pool in pools if pool.spec.reserve is ReserveRule.BEFORE_LOCAL
         ]
+        first = [Step(pool, in_reserve=False) for pool in pools[:trailing]]
+        first += [step for step in reserves if step.pool in pools[:trailing]]
         self.steps = (
-            *(Step(pool, in_reserve=False) for pool in pools[:trailing]),
-            *(step for step in reserves if step.pool in pools[:trailing]),
+            *first,
+            *(
+                Step(step.pool, in_reserve=step.in_reserve, cheaper=True)
+                for step in first
+                if step.pool.spec.cheaper_model
+            ),
             *(Step(pool, in_reserve=False) for pool in pools[trailing:]),
             *(step for step in reserves if step.pool in pools[trailing:]),
         )

@@ -3,67 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from smartfallback.clock import Clock
 from smartfallback.engine.announcer import Announcer
+from smartfallback.engine.answer_text import AnswerText
 from smartfallback.engine.attempt import Attempt, Diverted, Stopped
-from smartfallback.engine.bus import Bus
-from smartfallback.engine.capacity import Capacity, Claim
-from smartfallback.engine.degradation import degradations, trimmed
+from smartfallback.engine.candidates import Candidates
+from smartfallback.engine.degradation import cached_answer, degradations, with_seams
 from smartfallback.engine.grant import Grant
-from smartfallback.engine.planner import Planner
-from smartfallback.engine.queue_desk import QueueDesk
-from smartfallback.engine.refusals import CLOSED, DEADLINE_PASSED, nobody_can_serve
+from smartfallback.engine.race import Ended, HedgeDue, Race
+from smartfallback.engine.refusals import CLOSED, is_passing
 from smartfallback.engine.roster import AccountRuntime, Chain
-from smartfallback.engine.settlement import Received, Settlement
+from smartfallback.engine.services import Services
+from smartfallback.engine.settlement import Received
+from smartfallback.engine.stay import Restored, Stay
+from smartfallback.engine.tries import Tries, close_all
 from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
 from smartfallback.model.decisions import SkipReason
-from smartfallback.model.events import (
-    AttemptDiverted,
-    AttemptFailed,
-    AttemptStarted,
-    Event,
-    RequestFinished,
-)
+from smartfallback.model.events import AttemptStarted, Event, RequestQueued
 from smartfallback.model.outcomes import (
-    AttemptRecord,
     AttemptResult,
     ErrorCategory,
     Failure,
     NextStep,
     ProviderError,
     RequestError,
-    TimeoutPhase,
 )
-from smartfallback.model.quota import WindowReading
-from smartfallback.model.requests import Degradation, Reply, Request, Usage
-from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
-from smartfallback.policy.retry_budget import RetryBudget
-from smartfallback.providers.base import Call, Chunk
+from smartfallback.model.requests import Degradation, OnBreak, Reply, Request, Seam
+from smartfallback.policy.overlap import RestartedError
+from smartfallback.policy.recovery import Recovery
+from smartfallback.providers.base import Chunk
 
+MOST_SEAMS = 3
+"""An answer that broke off more often than that is given up."""
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What a run works with; one set an orchestrator."""
-
-    planner: Planner
-    settlement: Settlement
-    bus: Bus
-    clock: Clock
-    rng: random.Random
-    budget: RetryBudget
-    capacity: Capacity
-    queue: QueueDesk
-    learn: Callable[[AccountRuntime, Sequence[WindowReading]], None]
-    check: Callable[[str], None]
+Phase = Callable[[], Awaitable[Sequence[Event]]]
 
 
 class Run:
-    """Yields the events of one request's life; its attempts follow each other until one answers."""
+    """Yields the events of one request's life; its attempts follow each other until one answers.
+
+    A request is in one phase at a time: it looks for a candidate, waits in the queue, waits for the
+    first token, or reads the answer. Each phase waits for one thing, says what happened, and which
+    phase is next.
+
+    Args:
+        request_id: Its name in all events.
+        request: What is asked.
+        chain: Where it is asked.
+        services: What all requests share.
+        pinned: The only account that may answer, None for any of the chain.
+        on_break: What follows when the answer breaks off.
+        restored: The time in the queue that it comes from; None for a new request.
+    """
 
     def __init__(
         self,
@@ -72,33 +64,41 @@ class Run:
         chain: Chain,
         services: Services,
         pinned: AccountRuntime | None,
+        *,
+        on_break: OnBreak = OnBreak.ERROR,
+        restored: Restored | None = None,
     ) -> None:
         self._request_id = request_id
         self._request = request
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        timeout_s = request.timeout_s if request.timeout_s is not None else chain.spec.timeout_s
-        self._deadline = self._started + timeout_s
+        self._timeout_s = request.timeout_s if request.timeout_s is not None else chain.spec.timeout_s
         self._chain = chain
+        self._goes_on = on_break is OnBreak.CONTINUE and request.keep_text
         self._announce = Announcer(request_id, request.origin, chain.name, services.bus, services.clock)
-        self._walk = Walk(request, chain, timeout_s, pinned)
-        self._attempt: Attempt | None = None
-        self._records: list[AttemptRecord] = []
+        self._walk = Walk(request, chain, self._timeout_s, pinned)
+        self._tries = Tries(self._walk, services, self._announce, self._has_alternative)
+        self._candidates = Candidates(self._walk, services, self._started + self._timeout_s, self._error)
+        self._stay = Stay(request_id, self._walk, services, self._announce, restored)
+        self._restored = restored
+        self._text = AnswerText(keep=request.keep_text)
         self._degradations: tuple[Degradation, ...] = ()
-        self._retries_done = 0
-        self._text: list[str] = []
-        self._last_failure: Failure | None = None
+        self._failed: tuple[Grant, Recovery] | None = None
+        self._race: Race | None = None
+        self._attempt: Attempt | None = None
+        self._finish_reason: str | None = None
+        self._first_token_s: float | None = None
+        self._routed = False
         self._ended = False
-        self._closing = asyncio.Event()
         self.stopped = asyncio.Event()
         """Set when nothing is held or waited for any more."""
 
     def close(self) -> None:
         """End the request because the orchestrator closes; nobody is blamed."""
-        self._closing.set()
-        if self._attempt is not None:
-            self._attempt.stop()
+        self._candidates.closing.set()
+        for attempt in self._tries.running:
+            attempt.stop()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """The request's events in order, ending with RequestFinished.
@@ -106,335 +106,319 @@ class Run:
         Raises:
             RequestError: Nobody could answer, or the answer broke off.
         """
+        self._phase: Phase = self._look
         try:
-            grant = await self._next_grant()
-            routed, started = self._announce.routed(grant), self._begin(grant)
-            yield routed
-            while True:
-                yield started
-                first = await self._first_chunk()
-                if isinstance(first, Chunk):
-                    break
-                event, recovery = first
-                yield event
-                grant = await self._recover(grant, recovery)
-                started = self._begin(grant)
-            self._degradations = degradations(self._request, self._walk.messages, self._chain, grant)
-            for degradation in self._degradations:
-                yield self._announce.degraded(degradation)
-            first_token_s = self._elapsed()
-            chunk: Chunk | None = first
-            finish_reason: str | None = None
-            while chunk is not None:
-                if chunk.text:
-                    self._text.append(chunk.text)
-                    yield self._announce.delta(chunk.text)
-                finish_reason = chunk.finish_reason or finish_reason
-                chunk = await self._next_chunk(finished=finish_reason is not None)
-            yield await self._finish(finish_reason, first_token_s)
+            if self._restored is not None:
+                yield self._queued(self._restored.failure)
+            while not self._ended:
+                for event in await self._phase():
+                    yield event
         except RequestError as error:
             self._ended = True
-            stopped = self._release()
-            self._announce.failed(error, self._elapsed())
-            if stopped is not None:
-                await stopped.aclose()
+            stopped = self._tries.give_all_up()
+            self._announce.failed(error, self._elapsed(), self._text.characters)
+            await close_all(stopped)
             raise
         finally:
+            self._services.queue.ended(self._request_id)
             try:
                 if not self._ended:
-                    await self._cancelled()
+                    # The caller went away, or the generator was closed before its end.
+                    stopped = self._tries.give_all_up()
+                    self._announce.cancelled(self._tries.records, self._elapsed())
+                    await close_all(stopped)
             finally:
                 self.stopped.set()
 
-    async def _next_grant(self) -> Grant:
-        """The next candidate; waits while all that could serve are busy.
+    # -- phases -----------------------------------------------------------------------------
 
-        Raises:
-            RequestError: No account can serve the request.
-        """
-        services = self._services
-        walk = self._walk
-        while True:
-            if self._closing.is_set():
-                raise self._error(CLOSED)
-            if self._loop.time() >= self._deadline:
-                raise self._error(self._last_failure or DEADLINE_PASSED)
-            grant = None if len(services.capacity) else services.planner.choose(walk)
-            if grant is None and (len(services.capacity) or services.planner.has_busy(walk)):
-                grant = await self._wait_in_line()
-            if grant is not None:
-                return grant
-            if self._closing.is_set() or self._loop.time() >= self._deadline:
-                continue
-            if not self._trim_for_context():
-                raise self._error(self._last_failure or nobody_can_serve(walk))
+    async def _look(self) -> Sequence[Event]:
+        """Find the next candidate and ask it; when there is none, take what else there is."""
+        failed, self._failed = self._failed, None
+        try:
+            candidates = self._candidates
+            grant = await (candidates.first() if failed is None else candidates.recover(*failed))
+        except RequestError as error:
+            resort = self._resort(error.failure)
+            if resort is NextStep.CACHE:
+                return self._answer_from_cache()
+            if resort is NextStep.QUEUE:
+                return (self._queued(error.failure),)
+            raise
+        return self._ask(grant)
 
-    async def _wait_in_line(self) -> Grant | None:
-        """A place handed over by somebody who left; None when there is none for this request."""
-        services = self._services
-        walk = self._walk
-        return await services.capacity.wait(
-            Claim(
-                kind=walk.kind,
-                take=lambda: services.planner.choose(walk),
-                hopeless=lambda: not services.planner.has_busy(walk),
-                give_back=lambda grant: services.settlement.given_up(grant, Received()),
-            ),
-            self._deadline,
-        )
+    async def _wait_for_replay(self) -> Sequence[Event]:
+        """Wait in the queue until there is somebody to ask."""
+        replay = await self._stay.end()
+        if replay is None:
+            failure = self._candidates.last_failure
+            raise self._error(CLOSED if self._candidates.closing.is_set() or failure is None else failure)
+        grant, event = replay
+        self._candidates.again(self._loop.time() + self._timeout_s)
+        return (event, *self._ask(grant))
 
-    def _begin(self, grant: Grant) -> AttemptStarted:
+    async def _wait_for_token(self) -> Sequence[Event]:
+        """Wait until an attempt answers or fails."""
+        race = self._race = self._race or Race(self._tries.running, self._hedge_after_s(), self._loop.time)
+        happened = await race.next()
+        if isinstance(happened, HedgeDue):
+            hedge = self._candidates.hedge()
+            return () if hedge is None else (self._begin(hedge, hedge=True),)
+        if isinstance(happened, Ended):
+            return (await self._attempt_ended(happened),)
+        attempt = self._attempt = happened.attempt
+        self._tries.answers(attempt)
+        self._services.queue.answered(self._request_id)
+        if self._first_token_s is None:
+            self._first_token_s = self._elapsed()
+        events = await self._end_others(attempt)
+        events += self._degraded(attempt.grant)
+        self._phase = self._read
+        self._finish_reason = None
+        try:
+            return events + self._deliver(happened.chunk)
+        except ProviderError as error:
+            return [*events, await self._broke_off(attempt, error.failure)]
+
+    async def _read(self) -> Sequence[Event]:
+        """Hand on the next piece of the answer, or end the request after the last one."""
+        attempt = self._current()
+        try:
+            chunk = await self._next_chunk(attempt)
+            if chunk is not None:
+                return self._deliver(chunk)
+            rest = self._sewn(*self._text.end(attempt.grant.account.id))
+        except RestartedError:
+            return (await self._broke_off(attempt, _restarted()),)
+        except ProviderError as error:
+            return (await self._broke_off(attempt, error.failure),)
+        self._tries.succeeded(attempt)
+        finished = self._finish(self._reply(attempt))
+        await attempt.aclose()
+        return [*rest, finished]
+
+    # -- asking -----------------------------------------------------------------------------
+
+    def _ask(self, grant: Grant) -> list[Event]:
+        events: list[Event] = [] if self._routed else [self._announce.routed(grant)]
+        self._routed = True
+        self._phase = self._wait_for_token
+        self._race = None
+        return [*events, self._begin(grant)]
+
+    def _begin(self, grant: Grant, *, hedge: bool = False) -> AttemptStarted:
         """Start the attempt that ``grant`` allows.
 
         Raises:
             RequestError: The orchestrator closes; the grant is given back.
         """
-        if self._closing.is_set():
+        if self._candidates.closing.is_set():
             self._services.settlement.given_up(grant, Received())
             raise self._error(CLOSED)
-        request = self._request
-        number = len(self._records) + 1
-        self._services.check(grant.account.id)
-        call = Call(
-            account=grant.account.spec,
-            pool=grant.pool.spec,
-            model=grant.model,
-            messages=self._walk.messages,
-            max_output_tokens=request.max_output_tokens,
-            temperature=request.temperature,
-            stream=request.stream,
-        )
-        self._attempt = Attempt(
-            grant, number, call, self._deadline, self._has_alternative, self._services.learn
-        )
-        grant.account.attempts.add(self._attempt)
-        return self._announce.attempt_started(number, grant)
+        return self._tries.begin(grant, self._candidates.deadline, hedge=hedge)
 
-    async def _first_chunk(self) -> Chunk | tuple[Event, Recovery]:
-        """The chunk that opens the answer, or the failed attempt's event and what to do next."""
-        attempt = self._current()
-        try:
-            chunk = await attempt.first()
-            if not chunk.text and chunk.finish_reason == "stop":
-                raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the answer is empty"))
-        except ProviderError as error:
-            return await self._attempt_failed(error.failure)
-        except Diverted as diverted:
-            return await self._attempt_diverted(str(diverted))
-        except Stopped:
-            raise self._error(CLOSED) from None
-        attempt.text_received = True
-        self._services.settlement.answering(attempt.grant)
-        return chunk
+    def _hedge_after_s(self) -> float | None:
+        local = self._tries.running[0].grant.pool.is_local
+        return None if local or self._walk.pinned is not None else self._chain.spec.hedge_after_s
 
-    async def _next_chunk(self, *, finished: bool) -> Chunk | None:
-        """The next piece of an answer that has begun.
+    def _queued(self, failure: Failure) -> RequestQueued:
+        """Enter the queue.
 
         Raises:
-            RequestError: The answer broke off; what was received is in ``partial``.
+            RequestError: It takes no more.
         """
+        self._candidates.last_failure = failure
+        entered = self._stay.enter(failure, asked=bool(self._tries.begun))
+        if isinstance(entered, Failure):
+            raise self._error(entered)
+        self._phase = self._wait_for_replay
+        return entered
+
+    def _resort(self, failure: Failure) -> NextStep:
+        """What is left when nobody can answer: an earlier answer, the queue, or to fail."""
+        if self._text.characters or self._candidates.closing.is_set():
+            return NextStep.FAIL
+        if self._cached(failure) is not None:
+            return NextStep.CACHE
+        return NextStep.QUEUE if self._stay.possible(failure) else NextStep.FAIL
+
+    # -- failing ----------------------------------------------------------------------------
+
+    async def _attempt_ended(self, ended: Ended) -> Event:
+        """An attempt ended without an answer; another of a hedged pair may still run."""
+        attempt, error = ended.attempt, ended.error
+        if isinstance(error, Stopped):
+            raise self._error(CLOSED) from None
+        event: Event
+        if isinstance(error, Diverted):
+            self._tries.given_up(attempt, AttemptResult.DIVERTED)
+            recovery = Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
+            event = self._announce.attempt_diverted(attempt, str(error))
+        else:
+            failure = error.failure
+            self._tries.failed(attempt, failure)
+            recovery = self._candidates.decide(attempt, failure, self._tries)
+            then = recovery.step
+            if self._tries.running:
+                then = NextStep.SWITCH_ACCOUNT
+            elif then is NextStep.FAIL:
+                then = self._resort(failure)
+            event = self._announce.attempt_failed(attempt, failure, then)
+        if not self._tries.running:
+            self._failed = attempt.grant, recovery
+            self._phase = self._look
+        await attempt.aclose()
+        return event
+
+    async def _broke_off(self, attempt: Attempt, failure: Failure) -> Event:
+        """The answer broke off: have it continued, if that is allowed and somebody can.
+
+        Raises:
+            RequestError: It ends here; what was received is in ``partial``.
+        """
+        self._tries.failed(attempt, failure)
+        recovery = self._candidates.decide(attempt, failure, self._tries, broke_off=True)
+        goes_on = self._goes_on and recovery.step is not NextStep.FAIL and len(self._text.seams) < MOST_SEAMS
+        then = NextStep.CONTINUE if goes_on else NextStep.FAIL
+        event = self._announce.attempt_failed(attempt, failure, then)
+        await attempt.aclose()
+        if not goes_on:
+            self._failed = attempt.grant, Recovery(NextStep.FAIL, 0.0)
+        else:
+            text = self._text
+            text.broke_off(attempt.grant.account.id, str(failure))
+            self._walk.go_on_from(str(text), text.characters // CHARACTERS_A_TOKEN)
+            self._failed = attempt.grant, recovery
+        self._phase = self._look
+        return event
+
+    async def _end_others(self, winner: Attempt) -> list[Event]:
+        """End the attempts that ``winner`` has outrun."""
+        events: list[Event] = []
+        losers = [attempt for attempt in self._tries.running if attempt is not winner]
+        for loser in losers:
+            self._tries.given_up(loser, AttemptResult.OUTRUN)
+            events.append(self._announce.attempt_outrun(loser, winner.number))
+        await close_all(losers)
+        return events
+
+    # -- the answer -------------------------------------------------------------------------
+
+    async def _next_chunk(self, attempt: Attempt) -> Chunk | None:
+        """The next piece of an answer that has begun, None after its last.
+
+        Raises:
+            ProviderError: The answer broke off.
+            RequestError: The orchestrator closes.
+        """
+        finished = self._finish_reason is not None
         try:
-            chunk = await self._current().next(finished=finished)
-            if chunk is None and not finished:
-                raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the stream was cut off"))
-        except ProviderError as error:
+            chunk = await attempt.next(finished=finished)
+        except ProviderError:
             if finished:
                 return None
-            event, _ = await self._attempt_failed(error.failure, broke_off=True)
-            raise self._error(event.failure) from None
+            raise
         except Stopped:
             raise self._error(CLOSED) from None
+        if chunk is None and not finished:
+            raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the stream was cut off"))
         return chunk
 
-    async def _attempt_failed(
-        self, failure: Failure, *, broke_off: bool = False
-    ) -> tuple[AttemptFailed, Recovery]:
-        services = self._services
-        attempt = self._close_attempt()
-        grant = attempt.grant
-        self._last_failure = failure
-        in_a_hurry = failure.phase is TimeoutPhase.TOTAL and not attempt.was_given_its_time
-        services.settlement.failed(grant, failure, attempt.received, blame=not in_a_hurry)
-        self._walk.tried.add(grant.account)
-        recovery = (
-            Recovery(NextStep.FAIL, 0.0) if broke_off else self._decide(grant, failure, attempt.latency_s)
-        )
-        self._record(attempt, AttemptResult.FAILED, failure)
-        event = self._announce.attempt_failed(attempt, failure, recovery.step)
-        await attempt.aclose()
-        return event, recovery
-
-    async def _attempt_diverted(self, reason: str) -> tuple[AttemptDiverted, Recovery]:
-        services = self._services
-        attempt = self._close_attempt()
-        grant = attempt.grant
-        services.settlement.given_up(grant, attempt.received)
-        self._walk.tried.add(grant.account)
-        self._record(attempt, AttemptResult.DIVERTED, None)
-        event = self._announce.attempt_diverted(attempt, reason)
-        await attempt.aclose()
-        return event, Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
-
-    def _decide(self, grant: Grant, failure: Failure, attempt_s: float) -> Recovery:
-        services = self._services
-        switches_pool = RULES[failure.category].switch is SwitchScope.POOL or failure.permanent
-        outside = grant.pool.provider if switches_pool else None
-        planner, walk = services.planner, self._walk
-        return next_step(
-            failure,
-            retries_done=self._retries_done,
-            has_alternative=planner.has_alternative(walk, outside=outside)
-            or planner.has_busy(walk, outside=outside),
-            time_left_s=self._deadline - self._loop.time(),
-            budget=lambda: services.budget.try_spend(services.clock.monotonic()),
-            rng=services.rng,
-            switch_on_content_filter=self._chain.spec.switch_on_content_filter,
-            can_trim=trimmed(self._walk.messages) is not None,
-            attempt_s=attempt_s,
-        )
-
-    async def _recover(self, grant: Grant, recovery: Recovery) -> Grant:
-        """Wait if the recovery says so, then the candidate for the next attempt.
+    def _deliver(self, chunk: Chunk) -> list[Event]:
+        """What the caller gets of ``chunk``.
 
         Raises:
-            RequestError: The recovery is to fail, or nobody is left.
+            ProviderError: It does not continue what it was to continue.
         """
-        failure = self._last_failure
-        if recovery.step is NextStep.FAIL:
-            raise self._error(failure or nobody_can_serve(self._walk))
-        if recovery.wait_s > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(recovery.wait_s):
-                    await self._closing.wait()
-        again: Grant | None = None
-        if recovery.step is NextStep.DEGRADE:
-            self._trim()
-            again = self._services.planner.retry(self._walk, grant.account)
-        elif recovery.step is NextStep.RETRY:
-            self._retries_done += 1
-            again = self._retry(grant, failure)
-        else:
-            self._retries_done = 0
-            if recovery.step is NextStep.SWITCH_POOL:
-                self._walk.closed_pools.update(grant.pool.provider.pools)
-        return again or await self._next_grant()
+        self._finish_reason = self._finish_reason or chunk.finish_reason
+        if not chunk.text:
+            return []
+        try:
+            return self._sewn(*self._text.take(chunk.text, self._current().grant.account.id))
+        except RestartedError:
+            raise ProviderError(_restarted()) from None
 
-    def _retry(self, grant: Grant, failure: Failure | None) -> Grant | None:
-        """The same account again; for an error of the whole API, rather one of its siblings."""
-        planner = self._services.planner
-        if failure is not None and RULES[failure.category].switch is SwitchScope.POOL:
-            sibling = planner.choose(self._walk)
-            if sibling is not None:
-                return sibling
-        return planner.retry(self._walk, grant.account)
+    def _sewn(self, seam: Seam | None, text: str) -> list[Event]:
+        events: list[Event] = [] if seam is None else [self._announce.resumed(seam)]
+        if text:
+            events.append(self._announce.delta(text))
+        return events
 
-    async def _finish(self, finish_reason: str | None, first_token_s: float) -> RequestFinished:
-        services = self._services
-        attempt = self._close_attempt()
+    def _degraded(self, grant: Grant) -> list[Event]:
+        """Tell in what the answer falls short, as far as that was not told before."""
+        found = degradations(self._walk, self._chain, grant)
+        told, self._degradations = self._degradations, found
+        return [self._announce.degraded(entry) for entry in found if entry not in told]
+
+    def _reply(self, attempt: Attempt) -> Reply:
         grant = attempt.grant
-        text = "".join(self._text)
-        usage = attempt.usage
-        if usage is None:
-            usage = Usage(self._walk.tokens_in, len(text) // CHARACTERS_A_TOKEN + 1, estimated=True)
-        services.settlement.succeeded(grant, usage)
-        self._record(attempt, AttemptResult.SUCCESS, None)
-        price = grant.pool.spec.price
-        reply = Reply(
+        seams = tuple(self._text.seams)
+        return Reply(
             request_id=self._request_id,
-            text=text,
+            text=str(self._text),
             account=grant.account.id,
             pool=grant.pool.name,
             provider=grant.pool.provider.id,
             model=grant.model,
-            usage=usage,
-            finish_reason=finish_reason or "stop",
-            attempts=tuple(self._records),
+            usage=self._tries.usage,
+            finish_reason=self._finish_reason or "stop",
+            attempts=tuple(self._tries.records),
             latency_s=self._elapsed(),
-            first_token_s=first_token_s,
-            cost=None
-            if price is None
-            else (usage.input_tokens * price.input + usage.output_tokens * price.output) / 1e6,
-            degradations=self._degradations,
+            first_token_s=self._first_token_s,
+            cost=self._tries.cost,
+            degradations=with_seams(self._degradations, seams),
+            seams=seams,
+            queued_s=self._stay.waited_s,
         )
-        event = self._announce.finished(reply)
+
+    def _finish(self, reply: Reply) -> Event:
         self._ended = True
-        await attempt.aclose()
-        return event
+        if self._chain.spec.cache_s is not None and reply.cached_age_s is None:
+            self._services.cache.put(self._request, reply, self._services.clock.monotonic())
+        return self._announce.finished(reply)
 
-    async def _cancelled(self) -> None:
-        """The caller went away, or the generator was closed before its end."""
-        attempt = self._release()
-        self._announce.cancelled(self._records, self._elapsed())
-        if attempt is not None:
-            await attempt.aclose()
+    def _cached(self, failure: Failure) -> tuple[Reply, float] | None:
+        """An answer to an equal request that may stand in, and its age."""
+        cache_s = self._chain.spec.cache_s
+        if cache_s is None or not is_passing(failure, for_all=False):
+            return None
+        return self._services.cache.get(self._request, self._services.clock.monotonic(), cache_s)
 
-    def _release(self) -> Attempt | None:
-        """Give back what a running attempt holds, without blame; the attempt is yet to be closed."""
-        attempt = self._attempt
-        if attempt is not None:
-            self._close_attempt()
-            self._services.settlement.given_up(attempt.grant, attempt.received)
-            self._record(attempt, AttemptResult.CANCELLED, None)
-        return attempt
+    def _answer_from_cache(self) -> list[Event]:
+        found = self._cached(self._candidates.last_failure or CLOSED)
+        if found is None:
+            raise RuntimeError("an answer has left the cache within one step of the loop")
+        records = tuple(self._tries.records)
+        reply = cached_answer(*found, self._request_id, records, self._elapsed(), self._stay.waited_s)
+        events: list[Event] = [self._announce.degraded(entry) for entry in reply.degradations]
+        return [*events, *self._sewn(*self._text.take(reply.text, reply.account)), self._finish(reply)]
+
+    # -- the rest ---------------------------------------------------------------------------
 
     def _current(self) -> Attempt:
         if self._attempt is None:
-            raise RuntimeError("no attempt is running")
+            raise RuntimeError("no attempt has answered")
         return self._attempt
 
-    def _close_attempt(self) -> Attempt:
-        attempt = self._current()
-        self._attempt = None
-        attempt.grant.account.attempts.discard(attempt)
-        return attempt
-
-    def _record(self, attempt: Attempt, result: AttemptResult, failure: Failure | None) -> None:
-        grant = attempt.grant
-        self._records.append(
-            AttemptRecord(
-                attempt.number,
-                grant.account.id,
-                grant.pool.name,
-                grant.model,
-                result,
-                attempt.latency_s,
-                failure,
-            )
-        )
-
     def _has_alternative(self) -> bool:
-        attempt = self._attempt
-        if attempt is None:
-            return False
-        walk = self._walk
-        account = attempt.grant.account
-        walk.tried.add(account)
-        try:
-            return self._services.planner.has_alternative(walk)
-        finally:
-            walk.tried.discard(account)
-
-    def _trim(self) -> bool:
-        shorter = trimmed(self._walk.messages)
-        if shorter is not None:
-            self._walk.trim(shorter)
-        return shorter is not None
-
-    def _trim_for_context(self) -> bool:
-        """Shorten the conversation if its length alone keeps every pool from serving it."""
-        skips = self._walk.skips
-        return any(skip.reason is SkipReason.CONTEXT for skip in skips) and self._trim()
+        return len(self._tries.running) > 1 or self._services.planner.alternative(self._walk) is not None
 
     def _elapsed(self) -> float:
         return self._loop.time() - self._started
 
     def _error(self, failure: Failure) -> RequestError:
         walk = self._walk
+        self._candidates.last_failure = failure
         return RequestError(
             self._request_id,
             failure,
-            self._records,
-            partial="".join(self._text),
+            self._tries.records,
+            partial=str(self._text),
             next_available_at=self._services.planner.next_available_at(walk),
             skipped=[str(skip) for skip in walk.skips if skip.reason is not SkipReason.TRIED],
         )
+
+
+def _restarted() -> Failure:
+    message = "it began the answer anew instead of going on with it"
+    return Failure(ErrorCategory.MALFORMED_RESPONSE, message)

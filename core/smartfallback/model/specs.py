@@ -95,11 +95,16 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of the waits of one attempt, in seconds."""
+    """Limits of the waits of one attempt, in seconds.
 
-    connect_s: float = 5.0
+    With ``adaptive_first_token`` the wait for a first token is shorter than ``first_token_s`` as long
+    as the pool's latest answers began sooner, and at its very first request.
+    """
+
+    connect_s: float = 4.0
     first_token_s: float = 20.0
     idle_s: float = 30.0
+    adaptive_first_token: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,10 @@ SHORT_RATE_LIMIT_S: Final = 2.0
 """A rate limit is waited for only if its stated wait is at most this long."""
 
 
+FAILOVER_S: Final = 5.0
+"""While another candidate is eligible, no account keeps a request for longer without giving a token."""
+
+
 class SwitchScope(StrEnum):
     """How far to move when an account is given up."""
 
@@ -209,6 +213,7 @@ def next_step(
     switch_on_content_filter: bool = False,
     can_trim: bool = False,
     attempt_s: float = 0.0,
+    account_s: float = 0.0,
 ) -> Recovery:
     """Decide what follows ``failure``.
 
@@ -223,6 +228,8 @@ def next_step(
         can_trim: The conversation can be shortened.
         attempt_s: How long the failed attempt took. With an alternative, categories that are
             retried once are retried only if so much time is left after the wait.
+        account_s: How long the request has been with this account. With an alternative it is left
+            within :data:`FAILOVER_S`.
     """
     rule = RULES[failure.category]
     if time_left_s <= 0:
@@ -237,7 +244,14 @@ def next_step(
     if (
         wait_s is not None
         and wait_s < time_left_s
-        and (not has_alternative or _beats_switching(failure, rule, wait_s + attempt_s < time_left_s))
+        and (
+            not has_alternative
+            or _beats_switching(
+                failure,
+                rule,
+                wait_s + attempt_s < time_left_s and account_s + wait_s + attempt_s <= FAILOVER_S,
+            )
+        )
         and budget()
     ):
         return Recovery(NextStep.RETRY, wait_s)

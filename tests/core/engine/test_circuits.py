@@ -233,7 +233,9 @@ async def test_a_command_that_can_not_hold_all_holds_none(start, command):
 
 
 async def test_set_to_observe_it_tells_what_it_would_have_done_and_rejects_nothing(start, upstream):
-    orchestrator = await start(system(pool("main", "a-1", account_circuit=FRAGILE), pool("next", "b-1")))
+    orchestrator = await start(
+        system(pool("main", "a-1", account_circuit=FRAGILE, failed_model_s=0.0), pool("next", "b-1"))
+    )
     result = orchestrator.execute(SetCircuitMode(A1, CircuitState.OBSERVE_ONLY, "new thresholds"))
     assert (result.ok, result.message) == (True, "the circuit of account a-1 is observing")
     events = orchestrator.subscribe()
@@ -249,7 +251,9 @@ async def test_set_to_observe_it_tells_what_it_would_have_done_and_rejects_nothi
 
 
 async def test_disabled_it_admits_all_and_records_nothing(start, upstream):
-    orchestrator = await start(system(pool("main", "a-1", account_circuit=FRAGILE), pool("next", "b-1")))
+    orchestrator = await start(
+        system(pool("main", "a-1", account_circuit=FRAGILE, failed_model_s=0.0), pool("next", "b-1"))
+    )
     assert orchestrator.execute(SetCircuitMode(A1, CircuitState.DISABLED, "no breaking here")).ok
     upstream.always("a-1", [BROKEN])
     for _ in range(5):
@@ -262,7 +266,9 @@ async def test_disabled_it_admits_all_and_records_nothing(start, upstream):
 
 async def test_told_to_probe_now_an_open_circuit_does_not_wait_for_its_time(start, upstream):
     upstream.always("a-1", [BROKEN])
-    orchestrator = await start(system(pool("main", "a-1", account_circuit=FRAGILE), pool("next", "b-1")))
+    orchestrator = await start(
+        system(pool("main", "a-1", account_circuit=FRAGILE, failed_model_s=0.0), pool("next", "b-1"))
+    )
     await orchestrator.chat(ask())
     upstream.always("a-1", ANSWER)
     assert orchestrator.execute(SetCircuitMode(A1, CircuitState.HALF_OPEN, "it is mended")).ok

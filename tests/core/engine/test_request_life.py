@@ -18,6 +18,7 @@ from smartfallback import (
     ErrorCategory,
     Message,
     NextStep,
+    OnBreak,
     ProviderKind,
     QuotaThresholds,
     QuotaUnit,
@@ -293,7 +294,7 @@ async def test_a_stalled_stream_ends_by_the_idle_timeout(start, upstream):
         system(pool("main", "a-1", timeouts=Timeouts(idle_s=0.02)), pool("next", "b-1"))
     )
     with pytest.raises(RequestError) as caught:
-        await orchestrator.chat(ask())
+        await orchestrator.chat(replace(ask(), on_break=OnBreak.ERROR))
     assert caught.value.failure.category is ErrorCategory.TIMEOUT
     assert caught.value.partial == "Hel"
 
@@ -363,7 +364,7 @@ async def test_a_broken_answer_costs_what_the_upstream_says_it_cost(start, upstr
     spec = AccountSpec("a-1", quota=(WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, 100_000),))
     orchestrator = await start(system(pool("main", spec)))
     with pytest.raises(RequestError):
-        await orchestrator.chat(ask())
+        await orchestrator.chat(replace(ask(), on_break=OnBreak.ERROR))
     window = orchestrator.snapshot().account("a-1").quota.windows[0]
     assert (window.used, window.held) == (100, 0)
 

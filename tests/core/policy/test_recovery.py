@@ -13,6 +13,7 @@ from smartfallback.model.outcomes import ErrorCategory as Category
 from smartfallback.model.outcomes import Failure, NextStep
 from smartfallback.policy.backoff import ExponentialBackoff, LinearBackoff
 from smartfallback.policy.recovery import (
+    FAILOVER_S,
     RULES,
     BlameScope,
     Recovery,
@@ -70,6 +71,7 @@ def decide(
     switch_on_content_filter: bool = False,
     can_trim: bool = False,
     attempt_s: float = 0.0,
+    account_s: float = 0.0,
 ) -> Recovery:
     return next_step(
         failure,
@@ -81,6 +83,7 @@ def decide(
         switch_on_content_filter=switch_on_content_filter,
         can_trim=can_trim,
         attempt_s=attempt_s,
+        account_s=account_s,
     )
 
 
@@ -201,9 +204,19 @@ def test_a_stated_wait_loses_to_switching() -> None:
 @pytest.mark.parametrize("category", [Category.MALFORMED_RESPONSE, Category.TIMEOUT, Category.UNKNOWN])
 def test_one_more_try_needs_room_in_the_deadline_when_another_could_answer(category: Category) -> None:
     failure = failing(category)
-    assert decide(failure, MORE, time_left_s=25.0, attempt_s=20.0).step is NextStep.RETRY
-    assert decide(failure, MORE, time_left_s=15.0, attempt_s=20.0).step is NextStep.SWITCH_ACCOUNT
-    assert decide(failure, LAST, time_left_s=15.0, attempt_s=20.0).step is NextStep.RETRY
+    assert decide(failure, MORE, time_left_s=5.0, attempt_s=2.0).step is NextStep.RETRY
+    assert decide(failure, MORE, time_left_s=1.5, attempt_s=2.0).step is NextStep.SWITCH_ACCOUNT
+    assert decide(failure, LAST, time_left_s=1.5, attempt_s=2.0).step is NextStep.RETRY
+
+
+@pytest.mark.parametrize("category", [Category.MALFORMED_RESPONSE, Category.TIMEOUT, Category.UNKNOWN])
+def test_no_account_keeps_a_request_for_long_that_another_could_answer(category: Category) -> None:
+    failure = failing(category)
+    within = decide(failure, MORE, time_left_s=100.0, attempt_s=FAILOVER_S / 3, account_s=FAILOVER_S / 3)
+    beyond = decide(failure, MORE, time_left_s=100.0, attempt_s=FAILOVER_S * 0.6, account_s=FAILOVER_S * 0.6)
+    assert within.step is NextStep.RETRY
+    assert beyond.step is NextStep.SWITCH_ACCOUNT
+    assert decide(failure, LAST, attempt_s=20.0, account_s=20.0).step is NextStep.RETRY
 
 
 def test_a_context_overflow_degrades_when_the_conversation_can_be_trimmed() -> None:

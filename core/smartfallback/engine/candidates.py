@@ -1,0 +1,196 @@
+"""Finds who is asked next: at first, after a failure, after a time in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from smartfallback.engine.attempt import Attempt
+from smartfallback.engine.capacity import Claim
+from smartfallback.engine.degradation import trimmed
+from smartfallback.engine.grant import Grant
+from smartfallback.engine.refusals import CLOSED, DEADLINE_PASSED, nobody_can_serve
+from smartfallback.engine.services import Services
+from smartfallback.engine.settlement import Received
+from smartfallback.engine.tries import Tries
+from smartfallback.engine.walk import Walk
+from smartfallback.model.decisions import SkipReason
+from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError
+from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
+
+_NOT_THE_MODEL = frozenset(
+    {
+        ErrorCategory.RATE_LIMIT,
+        ErrorCategory.QUOTA_EXHAUSTED,
+        ErrorCategory.AUTHENTICATION,
+        ErrorCategory.API_FAILURE,
+        ErrorCategory.NETWORK_ERROR,
+        ErrorCategory.INVALID_REQUEST,
+        ErrorCategory.CONTENT_FILTERED,
+    }
+)
+"""Failures that have a rest of their own, or say nothing about the model of the account."""
+
+
+class Candidates:
+    """Walks one request through its chain, failure by failure.
+
+    Attributes:
+        deadline: The request's deadline, in the loop's time.
+        last_failure: Why the latest attempt failed, None before any has.
+        closing: Set when the orchestrator closes.
+    """
+
+    def __init__(
+        self, walk: Walk, services: Services, deadline: float, error: Callable[[Failure], RequestError]
+    ) -> None:
+        self._walk = walk
+        self._services = services
+        self._error = error
+        self._loop = asyncio.get_running_loop()
+        self._retries_done = 0
+        self.deadline = deadline
+        self.last_failure: Failure | None = None
+        self.closing = asyncio.Event()
+
+    async def first(self) -> Grant:
+        """The next candidate; waits while all that could serve are busy.
+
+        Raises:
+            RequestError: No account can serve the request.
+        """
+        services, walk = self._services, self._walk
+        while True:
+            if self.closing.is_set():
+                raise self._error(CLOSED)
+            if self._loop.time() >= self.deadline:
+                raise self._error(self.last_failure or DEADLINE_PASSED)
+            grant = None if len(services.capacity) else services.planner.choose(walk)
+            if grant is None and (len(services.capacity) or services.planner.has_busy(walk)):
+                grant = await self._wait_in_line()
+            if grant is not None:
+                return grant
+            if self.closing.is_set() or self._loop.time() >= self.deadline:
+                continue
+            if not self._ask_for_less():
+                raise self._error(self.last_failure or nobody_can_serve(walk))
+
+    def again(self, deadline: float) -> None:
+        """The request begins anew after a time in the queue."""
+        self._retries_done = 0
+        self.deadline = deadline
+
+    def hedge(self) -> Grant | None:
+        """A second candidate beside one that is silent; None when there is none, or no budget for it.
+
+        The local model is none: it takes its time and shares this machine with the caller.
+        """
+        services, walk = self._services, self._walk
+        step = services.planner.alternative(walk)
+        if step is None or step.pool.is_local or step.cheaper or len(services.capacity):
+            return None
+        if not services.budget.try_spend(services.clock.monotonic()):
+            return None
+        return services.planner.choose(walk)
+
+    def decide(
+        self, attempt: Attempt, failure: Failure, tries: Tries, *, broke_off: bool = False
+    ) -> Recovery:
+        """What follows the failure of ``attempt``, which was settled already."""
+        services, walk, grant = self._services, self._walk, attempt.grant
+        self.last_failure = failure
+        planner = services.planner
+        switches_pool = RULES[failure.category].switch is SwitchScope.POOL or failure.permanent
+        outside = grant.pool.provider if switches_pool else None
+        step = planner.alternative(walk, outside=outside)
+        time_left_s = self.deadline - self._loop.time()
+        recovery = next_step(
+            failure,
+            retries_done=self._retries_done,
+            has_alternative=step is not None or planner.has_busy(walk, outside=outside),
+            time_left_s=time_left_s,
+            budget=lambda: services.budget.try_spend(services.clock.monotonic()),
+            rng=services.rng,
+            switch_on_content_filter=walk.chain.spec.switch_on_content_filter,
+            can_trim=not broke_off and not walk.continues and trimmed(walk.conversation) is not None,
+            attempt_s=attempt.latency_s,
+            account_s=tries.account_s(grant.account),
+        )
+        if recovery.step is NextStep.FAIL and time_left_s > 0 and _moves(failure):
+            # Those that failed a moment ago are nobody to leave a candidate for, but better than nobody.
+            if planner.has_last_resort(walk, outside=outside):
+                recovery = Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
+        elif recovery.step in (NextStep.SWITCH_ACCOUNT, NextStep.SWITCH_POOL) and step and step.cheaper:
+            recovery = Recovery(NextStep.DEGRADE, 0.0)
+        if recovery.step is not NextStep.RETRY and failure.category not in _NOT_THE_MODEL:
+            planner.given_up(grant, str(failure))
+        return recovery
+
+    async def recover(self, grant: Grant, recovery: Recovery) -> Grant:
+        """Wait if the recovery says so, then the candidate for the next attempt.
+
+        Raises:
+            RequestError: The recovery is to fail, or nobody is left.
+        """
+        failure = self.last_failure or nobody_can_serve(self._walk)
+        if recovery.step is NextStep.FAIL:
+            raise self._error(failure)
+        if recovery.wait_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(recovery.wait_s):
+                    await self.closing.wait()
+        again: Grant | None = None
+        if failure.context_overflow and recovery.step is NextStep.DEGRADE:
+            self._trim()
+            again = self._services.planner.retry(self._walk, grant)
+        elif recovery.step is NextStep.RETRY:
+            self._retries_done += 1
+            again = self._retry(grant, failure)
+        else:
+            self._retries_done = 0
+            if recovery.step is NextStep.SWITCH_POOL:
+                self._walk.closed_pools.update(grant.pool.provider.pools)
+        return again or await self.first()
+
+    def _retry(self, grant: Grant, failure: Failure) -> Grant | None:
+        """The same account again; for an error of the whole API, rather one of its siblings."""
+        planner = self._services.planner
+        if RULES[failure.category].switch is SwitchScope.POOL:
+            sibling = planner.choose(self._walk)
+            if sibling is not None:
+                return sibling
+        return planner.retry(self._walk, grant)
+
+    async def _wait_in_line(self) -> Grant | None:
+        """A place handed over by somebody who left; None when there is none for this request."""
+        services, walk = self._services, self._walk
+        return await services.capacity.wait(
+            Claim(
+                kind=walk.kind,
+                take=lambda: services.planner.choose(walk),
+                hopeless=lambda: not services.planner.has_busy(walk),
+                give_back=lambda grant: services.settlement.given_up(grant, Received()),
+            ),
+            self.deadline,
+        )
+
+    def _ask_for_less(self) -> bool:
+        """Ask for a shorter answer, or send less, where that alone keeps accounts from serving."""
+        walk = self._walk
+        reasons = {skip.reason for skip in walk.skips}
+        if SkipReason.NO_ROOM in reasons and walk.shorten():
+            return True
+        return not reasons.isdisjoint((SkipReason.CONTEXT, SkipReason.NO_ROOM)) and self._trim()
+
+    def _trim(self) -> bool:
+        walk = self._walk
+        shorter = None if walk.continues else trimmed(walk.conversation)
+        if shorter is not None:
+            walk.trim(shorter)
+        return shorter is not None
+
+
+def _moves(failure: Failure) -> bool:
+    """Whether another candidate could answer what failed here."""
+    return RULES[failure.category].switch is not SwitchScope.NONE

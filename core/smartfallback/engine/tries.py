@@ -1,0 +1,169 @@
+"""The attempts of one request: each begins here, and is settled and recorded here exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from smartfallback.engine.announcer import Announcer
+from smartfallback.engine.attempt import Attempt
+from smartfallback.engine.grant import Grant
+from smartfallback.engine.roster import AccountRuntime
+from smartfallback.engine.services import Services
+from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
+from smartfallback.model.events import AttemptStarted
+from smartfallback.model.outcomes import AttemptRecord, AttemptResult, Failure, TimeoutPhase
+from smartfallback.model.requests import Usage
+from smartfallback.policy.recovery import FAILOVER_S
+from smartfallback.providers.base import Call
+
+MOST_RECORDS = 200
+"""A request that waits in the queue through a long outage keeps its latest attempts."""
+_LEAST_FIRST_TOKEN_S = 0.5
+
+
+class Tries:
+    """The attempts that run, the record of those that ended, and what they have cost.
+
+    Attributes:
+        running: One, or two of a hedged pair.
+        records: How the others ended, oldest first.
+        begun: How many there were.
+        usage: Tokens of the answer's parts so far.
+        cost: Their price in US dollars, None while no pool with a price took part.
+    """
+
+    def __init__(
+        self, walk: Walk, services: Services, announce: Announcer, has_alternative: Callable[[], bool]
+    ) -> None:
+        self._walk = walk
+        self._services = services
+        self._announce = announce
+        self._has_alternative = has_alternative
+        self._loop = asyncio.get_running_loop()
+        self._asked: dict[AccountRuntime, float] = {}
+        self.running: list[Attempt] = []
+        self.records: list[AttemptRecord] = []
+        self.begun = 0
+        self.usage = Usage()
+        self.cost: float | None = None
+
+    def begin(self, grant: Grant, deadline: float, *, hedge: bool = False) -> AttemptStarted:
+        """Ask the grant's account."""
+        services, walk = self._services, self._walk
+        request = walk.request
+        account = grant.account
+        self.begun += 1
+        (walk.tried_cheaper if grant.cheaper else walk.tried).add(account)
+        services.check(account.id)
+        call = Call(
+            account=account.spec,
+            pool=grant.pool.spec,
+            model=grant.model,
+            messages=walk.messages,
+            max_output_tokens=walk.most_output_tokens,
+            temperature=request.temperature,
+            stream=request.stream,
+        )
+        limit_s = self._first_token_limit(grant)
+        attempt = Attempt(grant, self.begun, call, deadline, limit_s, self._has_alternative, services.learn)
+        self.running.append(attempt)
+        account.attempts.add(attempt)
+        return self._announce.attempt_started(attempt.number, grant, hedge=hedge)
+
+    def account_s(self, account: AccountRuntime) -> float:
+        """How long ago the request asked the account first."""
+        return self._loop.time() - self._asked.get(account, self._loop.time())
+
+    def _first_token_limit(self, grant: Grant) -> float:
+        now = self._loop.time()
+        asked = self._asked.setdefault(grant.account, now)
+        patience = grant.pool.patience
+        if patience is None:
+            return grant.pool.spec.timeouts.first_token_s
+        if asked == now:
+            return patience.limit_s
+        return min(patience.limit_s, max(_LEAST_FIRST_TOKEN_S, FAILOVER_S - (now - asked)))
+
+    def answers(self, attempt: Attempt) -> None:
+        """The attempt has brought the first content."""
+        attempt.text_received = True
+        grant = attempt.grant
+        if grant.pool.patience is not None:
+            grant.pool.patience.answered(attempt.latency_s)
+        if grant.account.failed_models:
+            grant.account.failed_models.pop(grant.model, None)
+        self._services.settlement.answering(grant)
+
+    def succeeded(self, attempt: Attempt) -> None:
+        """The answer, or its last part, is complete."""
+        usage = self._leave(attempt, AttemptResult.SUCCESS)
+        self._services.settlement.succeeded(attempt.grant, usage)
+
+    def failed(self, attempt: Attempt, failure: Failure) -> None:
+        """The attempt ended in an error; record it on the scopes that it concerns."""
+        in_a_hurry = failure.phase is TimeoutPhase.TOTAL and not attempt.was_given_its_time
+        patience = attempt.grant.pool.patience
+        if patience is not None and failure.phase is TimeoutPhase.FIRST_TOKEN:
+            patience.cut(attempt.latency_s)
+        self._leave(attempt, AttemptResult.FAILED, failure)
+        self._services.settlement.failed(attempt.grant, failure, attempt.received, blame=not in_a_hurry)
+
+    def given_up(self, attempt: Attempt, result: AttemptResult) -> None:
+        """The attempt ended without a verdict; nobody is blamed."""
+        self._leave(attempt, result)
+        self._services.settlement.given_up(attempt.grant, attempt.received)
+
+    def give_all_up(self) -> list[Attempt]:
+        """Give back what running attempts hold, without blame; they are yet to be closed."""
+        attempts = list(self.running)
+        for attempt in attempts:
+            self.given_up(attempt, AttemptResult.CANCELLED)
+        return attempts
+
+    def _leave(self, attempt: Attempt, result: AttemptResult, failure: Failure | None = None) -> Usage:
+        """Take the attempt off the running ones and into the record; returns what it has cost."""
+        grant = attempt.grant
+        self.running.remove(attempt)
+        grant.account.attempts.discard(attempt)
+        records = self.records
+        if len(records) >= MOST_RECORDS:
+            del records[0]
+        records.append(
+            AttemptRecord(
+                attempt.number,
+                grant.account.id,
+                grant.pool.name,
+                grant.model,
+                result,
+                attempt.latency_s,
+                failure,
+            )
+        )
+        usage = attempt.usage
+        if usage is None:
+            tokens_out = attempt.characters // CHARACTERS_A_TOKEN + 1
+            usage = Usage(self._walk.tokens_in, tokens_out, estimated=True)
+        if result is AttemptResult.SUCCESS or attempt.characters:
+            self._add_up(grant, usage)
+        return usage
+
+    def _add_up(self, grant: Grant, usage: Usage) -> None:
+        before = self.usage
+        self.usage = Usage(
+            before.input_tokens + usage.input_tokens,
+            before.output_tokens + usage.output_tokens,
+            before.estimated or usage.estimated,
+        )
+        price = grant.pool.spec.price
+        if price is not None:
+            spent = (usage.input_tokens * price.input + usage.output_tokens * price.output) / 1e6
+            self.cost = spent if self.cost is None else self.cost + spent
+
+
+async def close_all(attempts: list[Attempt]) -> None:
+    """End the upstream calls of attempts that were settled before."""
+    if len(attempts) == 1:
+        await attempts[0].aclose()
+    elif attempts:
+        await asyncio.gather(*(attempt.aclose() for attempt in attempts))
