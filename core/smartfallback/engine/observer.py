@@ -11,15 +11,19 @@ from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, Rost
 from smartfallback.model.decisions import Skip, SkipReason
 from smartfallback.model.snapshot import AccountView, ChainView, CircuitView, PoolView, Snapshot
 from smartfallback.policy.circuit import Circuit
+from smartfallback.policy.retry_budget import RetryBudget
+from smartfallback.telemetry.recoveries import RecoveryLog
 
 
 class Observer:
-    """Reads the roster and the meters into frozen trees."""
+    """Reads the roster, the meters, the queue and the recovery log into frozen trees."""
 
     def __init__(
         self,
         roster: Roster,
         meters: Meters,
+        recoveries: RecoveryLog,
+        budget: RetryBudget,
         clock: Clock,
         bus: Bus,
         queue: QueueDesk,
@@ -28,6 +32,8 @@ class Observer:
     ) -> None:
         self._roster = roster
         self._meters = meters
+        self._recoveries = recoveries
+        self._budget = budget
         self._clock = clock
         self._bus = bus
         self._queue = queue
@@ -53,7 +59,9 @@ class Observer:
             first_token=meters.first_token.view(now),
             traffic=meters.traffic.view(now),
             fairness_series=tuple((name, tuple(series)) for name, series in meters.fairness_series.items()),
+            recovery=self._recoveries.view(),
             queue=self._queue.view(),
+            retry_budget_left=self._budget.left(now),
         )
 
     def _pool(self, pool: PoolRuntime, now: float, at: float) -> PoolView:

@@ -41,6 +41,7 @@ from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
 from smartfallback.quota_sources.refresher import RefreshStats, Watch
 from smartfallback.state.base import StateStore
+from smartfallback.telemetry.recoveries import RecoveryLog
 
 _CLOSE_LIMIT_S = 2.0
 
@@ -121,7 +122,7 @@ class Orchestrator:
             bus=self._bus,
             clock=self._clock,
             rng=rng,
-            budget=RetryBudget(),
+            budget=RetryBudget(share=spec.recovery.retry_share, reserve=spec.recovery.retry_reserve),
             capacity=capacity,
             queue=self._queue,
             cache=AnswerCache(),
@@ -140,8 +141,17 @@ class Orchestrator:
             self._shares,
         )
         self._bus.listen(self._meters.on_event)
+        recoveries = RecoveryLog(self._clock)
+        self._bus.listen(recoveries.on_event)
         self._observer = Observer(
-            self._roster, self._meters, self._clock, self._bus, self._queue, simulated=spec.simulated
+            self._roster,
+            self._meters,
+            recoveries,
+            self._services.budget,
+            self._clock,
+            self._bus,
+            self._queue,
+            simulated=spec.simulated,
         )
         self._maintenance = Maintenance(
             self._roster, self._placement, self._meters, self._clock, self._bus, self._queue
