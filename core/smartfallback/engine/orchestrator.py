@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 from types import AsyncGeneratorType, TracebackType
 from weakref import WeakKeyDictionary
 
@@ -20,17 +22,21 @@ from smartfallback.engine.operator import Operator
 from smartfallback.engine.persistence import Persistence
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.planner import Planner
+from smartfallback.engine.queue_archive import QueueArchive
 from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.quota_desk import QuotaDesk, SourceFactory, without_sources
+from smartfallback.engine.replays import Replays
 from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
 from smartfallback.engine.run import Run
 from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Settlement
+from smartfallback.engine.stay import Restored
 from smartfallback.engine.throttling import Throttles
 from smartfallback.model.commands import Command, CommandResult
 from smartfallback.model.events import Actor, CircuitChanged, Event, ProviderNotice, RequestFinished
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
+from smartfallback.model.queueing import QueuedRequest
 from smartfallback.model.quota import TruthLabel, WindowSpec
 from smartfallback.model.requests import OnBreak, Origin, Reply, Request
 from smartfallback.model.snapshot import Snapshot
@@ -93,7 +99,10 @@ class Orchestrator:
             now_at=self._clock.time(),
         )
         capacity = Capacity()
-        self._queue = QueueDesk(spec.recovery.queue_limit, self._clock, rng, capacity.__len__)
+        archive = None if store is None else QueueArchive(self._clock)
+        self._queue = QueueDesk(
+            spec.recovery.queue_limit, self._clock, rng, line=capacity.__len__, archive=archive
+        )
 
         def on_room() -> None:
             capacity.freed()
@@ -158,9 +167,18 @@ class Orchestrator:
         )
         self._maintenance_task: asyncio.Task[None] | None = None
         self._persistence: Persistence | None = None
-        if store is not None:
+        self._replays: Replays | None = None
+        self._id_ending = f"-{secrets.token_hex(3)}"
+        if store is not None and archive is not None:
+            self._replays = Replays(self._queue, archive, store, self._clock, self._replay)
             self._persistence = Persistence(
-                self._roster, self._placement, self._clock, self._bus, store, make_circuit=make_circuit
+                self._roster,
+                self._placement,
+                self._clock,
+                self._bus,
+                store,
+                make_circuit=make_circuit,
+                queue=self._replays,
             )
         now = self._clock.monotonic()
         for account in self._roster.accounts.values():
@@ -188,6 +206,8 @@ class Orchestrator:
         """Stop: no new requests, adapters closed, child processes gone, state saved. Safe to call twice."""
         self._closed = True
         await self._end_runs()
+        if self._replays is not None:
+            await self._replays.aclose()
         task, self._maintenance_task = self._maintenance_task, None
         if task is not None:
             task.cancel()
@@ -226,7 +246,13 @@ class Orchestrator:
         chats = request.origin is Origin.CHAT
         return self._open(request, OnBreak.CONTINUE if chats else OnBreak.ERROR)
 
-    def _open(self, request: Request, on_break: OnBreak) -> AsyncGenerator[Event, None]:
+    def _replay(self, name: str, record: QueuedRequest, since: float) -> AsyncGenerator[Event, None]:
+        request = replace(record.request, id=name)
+        return self._open(request, OnBreak.CONTINUE, Restored(record.terms, record.failure, since))
+
+    def _open(
+        self, request: Request, on_break: OnBreak, restored: Restored | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events of ``request``; ``on_break`` holds where neither it nor its chain says otherwise."""
         self._requests += 1
         request_id = request.id or f"r{self._requests}"
@@ -247,9 +273,13 @@ class Orchestrator:
             raise _refused(
                 request_id, f"max_output_tokens must be at least 1, not {request.max_output_tokens}"
             )
+        if restored is None and self._queue.holds(request_id):
+            raise _refused(request_id, f"a request {request_id!r} waits in the queue already")
+        if not request.id and self._replays is not None and self._queue.terms(request, chain.spec):
+            request_id += self._id_ending  # it may outlive this process, and be collected from another
         pinned = None if request.pin is None else self._roster.accounts[request.pin]
         on_break = request.on_break or chain.spec.on_break or on_break
-        run = Run(request_id, request, chain, self._services, pinned, on_break=on_break)
+        run = Run(request_id, request, chain, self._services, pinned, on_break=on_break, restored=restored)
         events = run.events()
         self._runs[events] = run
         return events
@@ -268,6 +298,17 @@ class Orchestrator:
         finally:
             await events.aclose()
         raise RuntimeError("a stream of events ended without a result")
+
+    async def collect(self, request_id: str) -> Reply | RequestError | None:
+        """How a request ended that waited in the queue when an earlier process ended.
+
+        Such a request is replayed without a caller; its outcome waits here for a day at most, the latest
+        500 of them, over further restarts too, and is handed out once.
+
+        Returns:
+            The reply, or the error for which it failed; None when there is nothing of that id (yet).
+        """
+        return None if self._replays is None else await self._replays.collect(request_id)
 
     def execute(self, command: Command) -> CommandResult:
         """Carry out an operator's command now; a refusal says why and changes nothing."""

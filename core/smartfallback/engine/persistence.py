@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
@@ -36,8 +36,16 @@ _AT_ONCE: Final = 100
 _CLOCK_STEP_S: Final = 0.25
 
 
+class Exchange(Protocol):
+    """What else is kept in the store, in step with the rest."""
+
+    async def exchange(self) -> None:
+        """Bring the store up to date, and take from it what is new there."""
+        ...
+
+
 class Persistence:
-    """Restores a roster from a store, and keeps the store up to date with it."""
+    """Restores a roster from a store, and keeps the store up to date with it and with the queue."""
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class Persistence:
         store: StateStore,
         *,
         make_circuit: CircuitFactory,
+        queue: Exchange,
     ) -> None:
         self._roster = roster
         self._placement = placement
@@ -55,6 +64,7 @@ class Persistence:
         self._bus = bus
         self._store = store
         self._make_circuit = make_circuit
+        self._queue = queue
         self._notices: list[str] = []
         self._attention: dict[AccountRuntime, tuple[str, AttentionState]] = {}
         self._circuits: dict[str, object] = {
@@ -82,6 +92,7 @@ class Persistence:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 if task is not None:
                     await self._save_changes()
+                    await self._queue.exchange()
                 await self._store.aclose()
         self._tell()
 
@@ -109,6 +120,7 @@ class Persistence:
 
     async def _run(self) -> None:
         while True:
+            await self._queue.exchange()
             self._tell()
             await asyncio.sleep(FLUSH_INTERVAL_S)
             await self._save_changes()

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from smartfallback.clock import Clock
 from smartfallback.engine.grant import Grant
+from smartfallback.engine.queue_archive import QueueArchive
 from smartfallback.model.outcomes import Failure
 from smartfallback.model.recoveries import QueuedView, QueueView
 from smartfallback.model.requests import QueueTerms, Request, characters
@@ -78,13 +79,22 @@ class QueueDesk:
         clock: The time.
         rng: For the breaks between replays.
         line: How many callers wait for a running request to end.
+        archive: What is to survive a restart; None when nothing can.
     """
 
-    def __init__(self, limit: int, clock: Clock, rng: random.Random, line: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        limit: int,
+        clock: Clock,
+        rng: random.Random,
+        line: Callable[[], int],
+        archive: QueueArchive | None = None,
+    ) -> None:
         self._queue = RequestQueue(limit)
         self._clock = clock
         self._rng = rng
         self._line = line
+        self._archive = archive
         self._entries: dict[str, _Entry] = {}
         self._replaying: dict[str, _Entry] = {}
         self._paces: dict[Hashable, ReplayPace] = {}
@@ -94,6 +104,15 @@ class QueueDesk:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def room(self) -> int:
+        """So many more requests could come in now."""
+        return 0 if self._closed else max(0, self._queue.limit - len(self._entries) - len(self._replaying))
+
+    def holds(self, request_id: str) -> bool:
+        """Whether a request of that name waits or is being replayed."""
+        return request_id in self._entries or request_id in self._replaying
 
     def terms(self, request: Request, chain: ChainSpec) -> QueueTerms | None:
         """How ``request`` may wait: its own terms, else the chain's; None when it must not."""
@@ -130,19 +149,27 @@ class QueueDesk:
             return None
         if admission.pushed_out is not None:
             self._end_waiting(admission.pushed_out)
+        self._entries[name] = _Entry(
+            waiting, self._pace(waiting), now + self._break(waiting), self._view(waiting, expires, now)
+        )
+        self._views = None
+        return admission.place
+
+    def _view(self, waiting: Waiting, expires: float, now: float) -> QueuedView:
+        name, archive = waiting.request_id, self._archive
         wall = self._clock.time()
-        view = QueuedView(
+        since = wall + waiting.since - now
+        if archive is not None:
+            archive.note(name, waiting.request, waiting.terms, waiting.failure, since)
+        return QueuedView(
             request_id=name,
             chain=waiting.chain,
             origin=waiting.request.origin,
             priority=waiting.terms.priority,
-            since=wall + waiting.since - now,
+            since=since,
             expires_at=wall + expires - now,
-            restored=False,
+            restored=archive is not None and archive.is_restored(name),
         )
-        self._entries[name] = _Entry(waiting, self._pace(waiting), now + self._break(waiting), view)
-        self._views = None
-        return admission.place
 
     async def wait(self, request_id: str) -> Grant | None:
         """Wait for the replay of a request that was let in.
@@ -173,6 +200,8 @@ class QueueDesk:
         if entry is not None:
             del self._replaying[request_id]
             entry.pace.succeeded()
+            if self._archive is not None:
+                self._archive.delivered(request_id)
             self.freed()
 
     def ended(self, request_id: str) -> None:
@@ -182,6 +211,8 @@ class QueueDesk:
             entry.pace.abandoned()
             self.freed()
         self._end_waiting(request_id)
+        if self._archive is not None:
+            self._archive.forget(request_id)
 
     def expires_at(self, request_id: str) -> float | None:
         """When a request that waits expires, in epoch seconds; None when it does not wait."""
@@ -207,11 +238,14 @@ class QueueDesk:
         """The queue for the snapshot."""
         if self._views is None:
             self._views = tuple(self._entries[name].view for name in self._queue)
-        return QueueView(limit=self._queue.limit, requests=self._views)
+        uncollected = 0 if self._archive is None else self._archive.uncollected
+        return QueueView(self._queue.limit, self._views, uncollected)
 
     def close(self) -> None:
         """Nobody is replayed any more; all who wait are told so."""
         self._closed = True
+        if self._archive is not None:
+            self._archive.close()
         for name in tuple(self._entries):
             self._end_waiting(name)
 
@@ -244,11 +278,13 @@ class QueueDesk:
             entry.grant.set_result(grant)
 
     def _end_waiting(self, name: str) -> None:
-        self._queue.leave(name)
         entry = self._entries.pop(name, None)
         if entry is None:
             return
+        self._queue.leave(name)
         self._views = None
+        if self._archive is not None:
+            self._archive.forget(name)
         if not entry.grant.done():
             entry.grant.set_result(None)
         if not self._entries and not self._replaying:

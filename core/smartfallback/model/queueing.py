@@ -19,9 +19,8 @@ class QueuedRequest:
         request_id: Its name for its caller.
         request: What is asked.
         terms: How it may wait.
-        failure: Why nobody could serve it.
+        failure: Why nobody could serve it when it came.
         since: When it first entered the queue.
-        rounds: How often it was replayed in vain.
     """
 
     ticket: str
@@ -30,7 +29,6 @@ class QueuedRequest:
     terms: QueueTerms
     failure: Failure
     since: float
-    rounds: int = 0
 
     @property
     def expires_at(self) -> float:

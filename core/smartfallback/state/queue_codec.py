@@ -45,7 +45,6 @@ def encode_queued(queued: QueuedRequest) -> str:
             "terms": {"expires_s": queued.terms.expires_s, "priority": queued.terms.priority},
             "failure": _failure(queued.failure),
             "since": queued.since,
-            "rounds": queued.rounds,
         }
     )
 
@@ -65,7 +64,6 @@ def decode_queued(ticket: str, text: str) -> QueuedRequest:
         terms=QueueTerms(terms.number("expires_s"), terms.integer("priority")),
         failure=_read_failure(_needed(fields, "failure")),
         since=fields.number("since"),
-        rounds=fields.count("rounds"),
     )
 
 
