@@ -235,7 +235,6 @@ def _network(message: str, hint: str) -> Failure:
 
 
 def _tls_words(error: BaseException) -> str:
-    reason = getattr(getattr(error, "os_error", None), "reason", None) or getattr(
-        getattr(error, "certificate_error", None), "verify_message", None
-    )
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+    reason = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
     return str(reason or "handshake refused").replace("_", " ").lower()

@@ -64,12 +64,24 @@ class QuotaTrouble(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
-    """Answer every call with this status and an error body of the dialect."""
+    """Answer every call with this status and an error body of the dialect.
+
+    Raises:
+        ValueError: The status is no refusal, or the wait is negative.
+    """
 
     status: int = 500
     message: str = ""
     code: str = ""
     """The error's name in the body; empty takes the one that goes with the status."""
+    retry_after_s: float | None = None
+    """Stated as a ``Retry-After`` header, None for none."""
+
+    def __post_init__(self) -> None:
+        if not 300 <= self.status <= 599:
+            raise ValueError(f"status must be from 300 to 599, not {self.status!r}")
+        if self.retry_after_s is not None and not self.retry_after_s >= 0:
+            raise ValueError(f"retry_after_s must not be negative, not {self.retry_after_s!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class GeminiWire:
             message, details = _wall(problem, now)
         elif kind is ProblemKind.UNKNOWN_MODEL:
             message = f"models/{problem.model} is not found for API version v1beta."
+        elif kind is ProblemKind.STATUS and problem.wait_s is not None:
+            headers["Retry-After"] = f"{problem.wait_s:g}"
         name = problem.code or _STATUS.get(status, "UNKNOWN")
         error: dict[str, Any] = {
             "code": status,

@@ -117,6 +117,8 @@ class OpenAiWire:
             code = "model_not_found"
         elif kind is ProblemKind.TOO_LONG:
             code = "context_length_exceeded"
+        elif kind is ProblemKind.STATUS and problem.wait_s is not None:
+            headers["Retry-After"] = f"{problem.wait_s:g}"
         message = message or _MESSAGE.get(status, f"The server answered {status}.")
         error = {"message": message, "type": error_type, "code": code or _CODE.get(status), "param": None}
         return Wire(status, headers, compact({"error": error}))

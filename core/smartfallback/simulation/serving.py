@@ -291,7 +291,8 @@ class UpstreamServer:
 
 def _refuse_by_fault(fault: PlainFault | None) -> None:
     if isinstance(fault, HttpStatus):
-        raise Refused(Problem(ProblemKind.STATUS, fault.status, fault.message, fault.code))
+        wait_s = fault.retry_after_s
+        raise Refused(Problem(ProblemKind.STATUS, fault.status, fault.message, fault.code, wait_s=wait_s))
     if isinstance(fault, KeyRevoked):
         raise Refused(Problem(ProblemKind.BAD_KEY, 401))
     if isinstance(fault, Banned):

@@ -99,6 +99,23 @@ async def test_a_status_comes_with_an_error_body_of_the_dialect(lab: Lab, name: 
 
 
 @both
+async def test_a_status_may_state_a_wait(lab: Lab, clock: FakeClock, name: str) -> None:
+    lab.set_fault(name, HttpStatus(503, retry_after_s=1.5))
+    assert (await ask_raw(lab, name)).headers["Retry-After"] == "1.5"
+    answer = await ask(lab, name, clock)
+    assert answer.failure is not None
+    assert answer.failure.retry_after_s == 1.5
+    lab.set_fault(name, HttpStatus(503))
+    assert "Retry-After" not in (await ask_raw(lab, name)).headers
+
+
+@pytest.mark.parametrize("fields", [{"status": 200}, {"status": 600}, {"retry_after_s": -1.0}], ids=str)
+def test_a_status_refuses_impossible_values(fields: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        HttpStatus(**fields)  # type: ignore[arg-type]
+
+
+@both
 async def test_a_burst_states_its_wait_in_each_form(lab: Lab, clock: FakeClock, name: str) -> None:
     for form in (WaitForm.SECONDS, WaitForm.DATE, WaitForm.BODY):
         lab.set_fault(name, BurstLimit(30, form))
