@@ -23,13 +23,13 @@ class Throttles:
         """``failure`` ended a call that began at ``started_at`` and still counts as in flight."""
         if not account.pool.spec.adaptive_concurrency or not shows_overload(failure):
             return
+        self.tick(account, now)
         throttle = account.throttle
         if throttle is None:
             if account.in_flight < 2:
                 return
             throttle = account.throttle = ConcurrencyLimit(account.spec.max_concurrency)
             self.lowered.add(account)
-        self.tick(account, now)
         if throttle.overloaded(account.in_flight, started_at, now):
             self._tell(account, throttle, str(failure))
 

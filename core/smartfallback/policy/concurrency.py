@@ -72,7 +72,7 @@ class ConcurrencyLimit:
         limit: What may run at once now.
     """
 
-    __slots__ = ("_broke_at", "_credits", "_cut_at", "_since", "configured", "limit")
+    __slots__ = ("_broke_at", "_credits", "_cut_at", "_full", "_since", "configured", "limit")
 
     def __init__(self, configured: int) -> None:
         self.configured = configured
@@ -81,6 +81,7 @@ class ConcurrencyLimit:
         self._cut_at = -inf
         self._since = -inf
         self._credits = 0
+        self._full = False
 
     def overloaded(self, running: int, started_at: float, now: float) -> bool:
         """A call showed overload.
@@ -90,8 +91,7 @@ class ConcurrencyLimit:
         """
         if started_at <= self._cut_at:
             return False
-        self._since = now
-        self._credits = 0
+        self._begin(now)
         if running < 2:
             return False
         old = self.limit
@@ -101,9 +101,13 @@ class ConcurrencyLimit:
         return self.limit < old
 
     def succeeded(self, running: int, started_at: float, now: float) -> bool:
-        """A call succeeded; a full flight of them at the limit raises it by one."""
+        """A call succeeded; once the limit was reached, a full flight of them raises it by one."""
         limit = self.limit
-        if limit >= self.configured or running < limit or started_at <= self._cut_at:
+        if limit >= self.configured or started_at <= self._cut_at:
+            return False
+        # Calls that end together leave one by one, so that only the first of them sees all running.
+        self._full = self._full or running >= limit
+        if not self._full:
             return False
         self._credits += 1
         needed = limit * GENTLE if limit + 1 >= self._remembered(now) else limit
@@ -140,5 +144,9 @@ class ConcurrencyLimit:
 
     def _raise(self, limit: int, since: float) -> None:
         self.limit = limit
+        self._begin(since)
+
+    def _begin(self, since: float) -> None:
         self._since = since
         self._credits = 0
+        self._full = False

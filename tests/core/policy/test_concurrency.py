@@ -110,6 +110,14 @@ def test_successes_below_the_limit_say_nothing():
     assert limit.limit == 4
 
 
+def test_calls_that_end_together_all_count():
+    limit = cut(8, 8)
+    assert [limit.succeeded(running, START + 1, START + 5) for running in (4, 3, 2, 1)] == [False] * 3 + [
+        True
+    ]
+    assert limit.limit == 5
+
+
 def test_quick_answers_raise_at_most_once_in_a_pause():
     limit = cut(1_000, 100)
     raised = [n for n in range(1, 2_001) if limit.succeeded(limit.limit, START + 1e-9, START + n * 0.005)]
