@@ -60,8 +60,8 @@ class Breaks:
 
     def restore(self, first: float, latest: float | None) -> None:
         """Go on from breaks before a restart; a later one still keeps to the settings' maximum."""
-        if latest is not None and first > 0 and latest > 0:
-            self._first, self._current = first, latest
+        known = latest is not None and first > 0 and latest > 0
+        self._first, self._current = first, latest if known else None
 
     def _limit(self) -> float:
         return max(self._settings.max_recovery_timeout_s, self._first)

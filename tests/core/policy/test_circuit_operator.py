@@ -231,3 +231,13 @@ def test_a_circuit_without_a_listener_works() -> None:
     assert permit is not None
     circuit.fail(permit, 0.0)
     assert circuit.state is OPEN
+
+
+def test_a_permit_says_what_it_is() -> None:
+    rig = Rig(recovery_timeout_s=30.0)
+    call = rig.acquire()
+    assert repr(call) == "<Permit call of generation 0, live>"
+    rig.circuit.release(call, rig.now)
+    assert repr(call) == "<Permit call of generation 0, ended>"
+    rig.circuit.half_open(rig.now)
+    assert repr(rig.acquire()) == "<Permit probe of generation 1, live>"
