@@ -12,6 +12,8 @@ from smartfallback.model.events import (
     RequestCancelled,
     RequestFailed,
     RequestFinished,
+    RequestQueued,
+    RequestReplayed,
     RequestRouted,
 )
 from smartfallback.model.quota import WindowSpec
@@ -23,6 +25,8 @@ from smartfallback.telemetry.traffic import TrafficMeter
 FAIRNESS_POINTS = 120
 FAIRNESS_STEP_S = 15.0
 _FAIRNESS_CACHE_S = 1.0
+MOST_RUNNING = 100_000
+"""So many requests are followed at once; beyond, the oldest no longer counts as running."""
 
 
 class PoolAccounts:
@@ -36,6 +40,7 @@ class PoolAccounts:
 class Meters:
     """Latency, traffic and fairness, fed with every event.
 
+    Latencies leave out the time in the queue, and answers from the cache, which took no account.
     ``shares`` gives what each account of a pool has used of its limit, in percent.
     """
 
@@ -46,6 +51,7 @@ class Meters:
         self._shares = shares
         self._clock = clock
         self._pools = pools
+        self._running: dict[str, None] = {}
         self._usage = {name: PoolUsage(len(pool.slots), now=now) for name, pool in pools.items()}
         self._fairness: dict[str, tuple[float, FairnessView]] = {}
         self._next_point = now + FAIRNESS_STEP_S
@@ -58,28 +64,47 @@ class Meters:
 
     def on_event(self, event: Event) -> None:
         """Take one event into account."""
-        kind = type(event)
-        if kind is RequestRouted:
-            self.traffic.started(self._clock.monotonic())
+        if isinstance(event, (RequestRouted, RequestQueued, RequestReplayed)):
+            self._begins(event.request_id, self._clock.monotonic())
         elif isinstance(event, RequestFinished):
             self._finished(event)
         elif isinstance(event, RequestFailed):
             now = self._clock.monotonic()
-            if not event.attempts:
-                self.traffic.started(now)
+            self._ends(event.request_id, now)
             self.traffic.finished(now, ok=False, fallback=len(event.attempts) > 1, tokens=0)
-        elif isinstance(event, RequestCancelled) and event.attempts:
+        elif isinstance(event, RequestCancelled) and event.request_id in self._running:
+            del self._running[event.request_id]
             self.traffic.cancelled(self._clock.monotonic())
+
+    def _begins(self, request_id: str, now: float) -> None:
+        """Count a request once, however often it is queued and tried again."""
+        running = self._running
+        if request_id in running:
+            return
+        if len(running) >= MOST_RUNNING:
+            del running[next(iter(running))]
+            self.traffic.cancelled(now)
+        running[request_id] = None
+        self.traffic.started(now)
+
+    def _ends(self, request_id: str, now: float) -> None:
+        """A request that ends without having been routed or queued has begun in the same moment."""
+        self._begins(request_id, now)
+        del self._running[request_id]
 
     def _finished(self, event: RequestFinished) -> None:
         now = self._clock.monotonic()
         reply = event.reply
         tokens = reply.usage.total_tokens
         fallback = len(reply.attempts) > 1 or reply.degraded
+        self._ends(event.request_id, now)
         self.traffic.finished(now, ok=True, fallback=fallback, tokens=tokens)
-        self.latency.record(reply.latency_s, now)
+        if reply.cached_age_s is not None:
+            # No account has done anything for it.
+            return
+        self.latency.record(reply.latency_s - reply.queued_s, now)
         if reply.first_token_s is not None:
-            self.first_token.record(reply.first_token_s, now)
+            self.first_token.record(reply.first_token_s - reply.queued_s, now)
         pool = self._pools[reply.pool]
         self._usage[reply.pool].add(pool.slots[reply.account], tokens, now)
 

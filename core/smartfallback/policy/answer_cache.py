@@ -72,8 +72,10 @@ class AnswerCache:
         """The answer to an equal request, at most ``max_age_s`` seconds old, and its age in seconds.
 
         An answer of an account that ``request`` avoids, or of another than the one it is pinned to,
-        is not given.
+        is not given; nor is any where the reply must not hold its text.
         """
+        if not request.keep_text:
+            return None
         key = _digest(request)
         entry = self._entries.get(key)
         if entry is None:

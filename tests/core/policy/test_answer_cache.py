@@ -168,6 +168,12 @@ def test_a_text_that_was_not_to_be_kept_is_not() -> None:
     assert not kept(replace(ASKED, keep_text=False), reply())
 
 
+def test_a_reply_that_must_not_hold_its_text_is_not_taken_from_the_cache() -> None:
+    cache = AnswerCache()
+    cache.put(ASKED, reply(), 0.0)
+    assert cache.get(replace(ASKED, keep_text=False), 0.0, 60.0) is None
+
+
 def test_a_lesser_answer_leaves_the_good_one_in_place() -> None:
     cache = AnswerCache()
     cache.put(ASKED, reply("good"), 0.0)
