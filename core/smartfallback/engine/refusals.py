@@ -11,6 +11,7 @@ from smartfallback.model.outcomes import ErrorCategory, Failure, TimeoutPhase
 _CATEGORY_OF_SKIP = {
     SkipReason.QUOTA_EXHAUSTED: ErrorCategory.QUOTA_EXHAUSTED,
     SkipReason.HARD_LIMIT: ErrorCategory.QUOTA_EXHAUSTED,
+    SkipReason.SOFT_LIMIT: ErrorCategory.QUOTA_EXHAUSTED,
     SkipReason.NO_ROOM: ErrorCategory.QUOTA_EXHAUSTED,
     SkipReason.COOLDOWN: ErrorCategory.RATE_LIMIT,
     SkipReason.NEEDS_ATTENTION: ErrorCategory.AUTHENTICATION,
