@@ -34,9 +34,14 @@ def build_spec(checked: ConfigFile, keys: Mapping[KeyPath, Secret], folder: Path
                 pools=tuple(chain.pools),
                 timeout_s=chain.timeout_s,
                 switch_on_content_filter=chain.switch_on_content_filter,
+                on_break=chain.on_break,
+                hedge_after_s=chain.hedge_after_s,
+                cache_s=chain.cache_s,
+                queue_s=chain.queue_s,
             )
             for name, chain in checked.chains.items()
         ),
+        recovery=checked.recovery.settings(),
     )
 
 
@@ -69,6 +74,7 @@ def _pool(name: str, table: PoolTable, keys: Mapping[KeyPath, Secret], folder: P
             connect_s=table.timeouts.connect_s,
             first_token_s=table.timeouts.first_token_s,
             idle_s=table.timeouts.idle_s,
+            adaptive_first_token=table.timeouts.adaptive_first_token,
         ),
         context_tokens=table.context_tokens,
         capabilities=frozenset(table.capabilities),
@@ -80,6 +86,9 @@ def _pool(name: str, table: PoolTable, keys: Mapping[KeyPath, Secret], folder: P
         quota_source=table.quota_source,
         quota_url=table.quota_url,
         quota_ttl_s=table.quota_ttl_s,
+        cheaper_model=table.cheaper_model or "",
+        failed_model_s=table.failed_model_s,
+        adaptive_concurrency=table.adaptive_concurrency,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.config.mistakes import nearest, one_of, shown
-from smartfallback.model.specs import ProviderKind, QuotaSourceRule
+from smartfallback.model.specs import ChainSpec, ProviderKind, QuotaSourceRule, RecoverySpec, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,10 @@ _NEEDS_MODEL: Final = (ProviderKind.GEMINI, ProviderKind.OPENAI)
 _NEEDS_KEY: Final = (ProviderKind.GEMINI, ProviderKind.OPENAI)
 _TELLS_QUOTA: Final = (ProviderKind.GEMINI, ProviderKind.COPILOT)
 _NOT_FOR_LOCAL: Final = ("base_url",)
+_BUDGET: Final = {
+    "retry_share": RecoverySpec().retry_share,
+    "retry_reserve": RecoverySpec().retry_reserve,
+}
 _ENVIRONMENT_EXAMPLE: Final = '{ env = "NAME" }'
 
 
@@ -31,7 +35,9 @@ def check_relations(report: Report) -> None:
         _check_provider_needs(report, name, pool)
         _check_windows(report, name, pool)
         _check_quota_source(report, name, pool)
+        _check_cheaper_model(report, name, pool)
     _check_chains(report)
+    _check_hedging(report)
     _check_state(report)
 
 
@@ -139,6 +145,79 @@ def _check_quota_source(report: Report, name: str, pool: dict[str, object]) -> N
             )
         elif pool.get("quota_source") == QuotaSourceRule.NONE:
             report.warn(("pools", name, key), 'has no effect with quota_source = "none"')
+
+
+def _check_cheaper_model(report: Report, name: str, pool: dict[str, object]) -> None:
+    cheaper = pool.get("cheaper_model")
+    path: KeyPath = ("pools", name, "cheaper_model")
+    if not isinstance(cheaper, str):
+        return
+    if pool.get("provider") == ProviderKind.LOCAL:
+        report.mistake(
+            path,
+            "a local pool has one model, that of its file",
+            suggestion="remove it, or make another local pool and name it after this one in the chain",
+        )
+    elif cheaper == pool.get("model"):
+        report.mistake(
+            path,
+            "is the pool's usual model",
+            allowed="another model of the same accounts",
+            suggestion="name one that costs less, or remove it",
+        )
+
+
+def _check_hedging(report: Report) -> None:
+    """Chains in which a second candidate could never be asked beside the first."""
+    pools = dict(tables(report.document, "pools"))
+    for name, chain in tables(report.document, "chains"):
+        after_s = _number(chain.get("hedge_after_s"))
+        if after_s is None:
+            continue
+        path: KeyPath = ("chains", name, "hedge_after_s")
+        timeout_s = _number(chain.get("timeout_s", ChainSpec("", ()).timeout_s))
+        if timeout_s is not None and after_s >= timeout_s > 0:
+            report.mistake(
+                path,
+                f"a request has ended by then: timeout_s is {timeout_s:g}",
+                allowed=f"a number below {timeout_s:g}",
+                suggestion="set it to a little more than a first token usually takes",
+            )
+            continue
+        named = chain.get("pools")
+        members = (
+            [pools.get(pool) for pool in named if isinstance(pool, str)] if isinstance(named, list) else []
+        )
+        known = [pool for pool in members if pool is not None]
+        if known and len(known) == len(members):
+            _warn_of_idle_hedging(report, path, after_s, known)
+
+
+def _warn_of_idle_hedging(
+    report: Report, path: KeyPath, after_s: float, pools: list[dict[str, object]]
+) -> None:
+    recovery = report.document.get("recovery")
+    limits = [_first_token_s(pool) for pool in pools if pool.get("provider") != ProviderKind.LOCAL]
+    if sum(1 for pool in pools for _ in accounts("", pool)) == 1:
+        report.warn(path, "has no effect: the chain has one account")
+    elif not limits:
+        report.warn(path, "has no effect: local models are not asked side by side")
+    elif all(limit is not None and after_s >= limit for limit in limits):
+        report.warn(path, "has no effect: first_token_s ends the first attempt before that")
+    elif isinstance(recovery, dict) and not any(
+        recovery.get(key, default) for key, default in _BUDGET.items()
+    ):
+        report.warn(path, "has no effect: retry_share and retry_reserve are 0")
+
+
+def _first_token_s(pool: dict[str, object]) -> float | None:
+    table = pool.get("timeouts", {})
+    return _number(table.get("first_token_s", Timeouts().first_token_s)) if isinstance(table, dict) else None
+
+
+def _number(value: object) -> float | None:
+    """``value`` if it is a number of seconds, None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _check_chains(report: Report) -> None:

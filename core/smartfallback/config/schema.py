@@ -21,12 +21,13 @@ from smartfallback.model.circuits import (
     RateLimitRule,
 )
 from smartfallback.model.quota import QuotaUnit, WindowKind
-from smartfallback.model.requests import Capability
+from smartfallback.model.requests import Capability, OnBreak
 from smartfallback.model.specs import (
     HybridSettings,
     ProviderKind,
     QuotaSourceRule,
     Recency,
+    RecoverySpec,
     ReserveRule,
     Strategy,
 )
@@ -206,9 +207,10 @@ def _at_least(lower: str, value: float, info: ValidationInfo) -> float:
 class TimeoutsTable(Table):
     """``[pools.NAME.timeouts]``: limits of the waits of one attempt, in seconds."""
 
-    connect_s: Positive = 5.0
+    connect_s: Positive = 4.0
     first_token_s: Positive = 20.0
     idle_s: Positive = 30.0
+    adaptive_first_token: bool = True
 
 
 class PriceTable(Table):
@@ -235,6 +237,7 @@ class CircuitTable(Table):
     slow_call_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     slow_call_s: Positive | None = None
     min_calls: Count | None = None
+    window_calls: Count | None = None
     on_rate_limit: Annotated[RateLimitRule | None, Field(strict=False)] = None
     rate_limit_recovery_s: Positive | None = None
     initial_state: Literal["closed", "open", "observe_only", "disabled"] | None = None
@@ -277,6 +280,9 @@ class PoolTable(Table):
     quota_url: QuotaAddress | None = None
     quota_ttl_s: Annotated[float, Field(ge=60, le=3_600)] | None = None
     command: list[Name] = []
+    cheaper_model: Name | None = None
+    failed_model_s: NotNegative = 10.0
+    adaptive_concurrency: bool = True
     accounts: Annotated[list[AccountTable], Field(min_length=1)]
 
     @field_validator("command")
@@ -311,6 +317,22 @@ class ChainTable(Table):
     pools: Annotated[list[str], Field(min_length=1)]
     timeout_s: Positive = 120.0
     switch_on_content_filter: bool = False
+    on_break: Annotated[OnBreak | None, Field(strict=False)] = None
+    hedge_after_s: Positive | None = None
+    cache_s: Positive | None = None
+    queue_s: Positive | None = None
+
+
+class RecoveryTable(Table):
+    """``[recovery]``: what holds for all requests."""
+
+    retry_share: Share = 0.2
+    retry_reserve: Annotated[int, Field(ge=0)] = 10
+    queue_limit: Count = 100
+
+    def settings(self) -> RecoverySpec:
+        """The settings as the engine has them."""
+        return RecoverySpec(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 class StateTable(Table):
@@ -325,4 +347,5 @@ class ConfigFile(Table):
 
     pools: Annotated[dict[str, PoolTable], Field(min_length=1)]
     chains: Annotated[dict[str, ChainTable], Field(min_length=1)]
+    recovery: RecoveryTable = RecoveryTable()
     state: StateTable | None = None

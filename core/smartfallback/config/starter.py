@@ -26,15 +26,19 @@ strategy = "hybrid"                 # greedy | round_robin | sticky | lru | hybr
 # context_tokens = 1_000_000        # longer conversations go elsewhere
 # capabilities   = ["tools", "vision"]
 # price          = { input = 0.30, output = 2.50 }   # US dollars for one million tokens
+# cheaper_model  = "gemini-2.5-flash-lite"  # asked when no account is left for the usual one
+# failed_model_s = 10               # what has just failed is passed over for so many seconds
+# adaptive_concurrency = true       # an overloaded account runs fewer requests at once for a time
 
 # [pools.antigravity.thresholds]    # percent used
 # soft_limit = 80                   # above it, an account rests while another pool can answer
 # hard_limit = 95                   # above it, an account is never used
 
 # [pools.antigravity.timeouts]      # seconds
-# connect_s     = 5
+# connect_s     = 4
 # first_token_s = 20
 # idle_s        = 30
+# adaptive_first_token = true       # wait less for a first token while answers begin sooner
 
 # [pools.antigravity.account_circuit]
 # preset = "rotation"               # rotation | chain | provider | service; single values may differ:
@@ -74,5 +78,14 @@ quota   = [{ window = "week", unit = "tokens", limit = 5_000_000, resets = "sun 
 pools = ["antigravity"]             # e.g. ["antigravity", "openrouter", "local"]
 # timeout_s = 120                   # one limit over all tries of a request
 # switch_on_content_filter = false  # ask the next pool when one refuses for its content
+# on_break      = "continue"        # another account goes on with an answer that broke off; or "error"
+# hedge_after_s = 8                 # ask a second account too when the first is silent for so long
+# cache_s       = 3_600             # nobody can answer: give the same request's answer, up to so old
+# queue_s       = 600               # nobody can answer: let the request wait for capacity, up to so long
+
+# [recovery]                        # for all requests together
+# retry_share   = 0.2               # retries and hedges, as a share of the requests of ten seconds
+# retry_reserve = 10                # so many of them are always allowed
+# queue_limit   = 100               # so many requests may wait
 """
 """TOML text that :func:`smartfallback.config.load_config` accepts once the named key is set."""

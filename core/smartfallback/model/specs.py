@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -177,6 +178,9 @@ class ChainSpec:
             None for never.
         queue_s: Requests without queue terms of their own wait in the queue for so long when nobody
             can serve them now; None for not at all.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
     """
 
     name: str
@@ -188,6 +192,12 @@ class ChainSpec:
     cache_s: float | None = None
     queue_s: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("hedge_after_s", "cache_s", "queue_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, not {seconds!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class RecoverySpec:
@@ -197,11 +207,22 @@ class RecoverySpec:
         retry_share: Retries and hedges together, as a share of the requests of the last ten seconds.
         retry_reserve: So many of them are always allowed, so that thin traffic can retry at all.
         queue_limit: So many requests may wait in the queue.
+
+    Raises:
+        ValueError: A value is out of range; the message names it.
     """
 
     retry_share: float = 0.2
     retry_reserve: int = 10
     queue_limit: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.retry_share <= 1:
+            raise ValueError(f"retry_share must be from 0 to 1, not {self.retry_share!r}")
+        if self.retry_reserve < 0:
+            raise ValueError(f"retry_reserve must not be negative, not {self.retry_reserve!r}")
+        if self.queue_limit < 1:
+            raise ValueError(f"queue_limit must be at least 1, not {self.queue_limit!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ hard_limit = 90
 
 [pools.antigravity.timeouts]
 first_token_s = 7.5
+adaptive_first_token = false
 
 [pools.antigravity.account_circuit]
 preset = "service"
@@ -143,7 +144,7 @@ def test_every_setting_arrives_where_it_belongs(tmp_path: Path) -> None:
         reserve=ReserveRule.NEVER,
         account_circuit=antigravity.account_circuit,
         provider_circuit=antigravity.provider_circuit,
-        timeouts=Timeouts(first_token_s=7.5),
+        timeouts=Timeouts(first_token_s=7.5, adaptive_first_token=False),
         context_tokens=1_000_000,
         capabilities=frozenset({Capability.TOOLS, Capability.VISION}),
         default_output_tokens=512,
