@@ -179,10 +179,10 @@ async def test_nobody_is_asked_while_all_rest(weather):
 
 
 async def test_a_chain_that_queues_lets_every_request_wait(weather):
-    async with weather.orchestrator(queue_s=900.0) as orchestrator:
-        async with calling(orchestrator, Request.ask("hello")) as caller:
-            queued = await caller.sees(RequestQueued)
-            assert queued.expires_at == weather.clock.time() + 900.0
+    plain = Request.ask("hello")
+    async with weather.orchestrator(queue_s=900.0) as orchestrator, calling(orchestrator, plain) as caller:
+        queued = await caller.sees(RequestQueued)
+        assert queued.expires_at == weather.clock.time() + 900.0
 
 
 async def test_without_leave_to_wait_a_request_fails_at_once(weather):
