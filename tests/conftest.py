@@ -5,15 +5,9 @@ from __future__ import annotations
 import signal
 
 import pytest
-from hypothesis import Phase, settings
 
 NOTE = "note"
 """The name under which a test records what it has to say (``record_property``)."""
-
-# For mutation runs: every mutant meets the same examples, and a failing one need not be made smaller.
-settings.register_profile(
-    "mutation", derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
-)
 
 # A shell's background job ignores Ctrl+C, and every process that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

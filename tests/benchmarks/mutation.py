@@ -25,6 +25,20 @@ WORK = ROOT / "build" / "mutation"
 POLICY = Path("src/smartfallback/policy")
 LIMIT = 0.9
 
+CONFTEST = """
+from hypothesis import Phase, settings
+
+# Every mutant meets the same examples, and one that fails need not be made smaller.
+settings.register_profile(
+    "mutation", derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
+)
+
+
+def pytest_collection_modifyitems(items):
+    # Most mutants fall by a quick test, before the long ones have their turn.
+    items.sort(key=lambda item: ("properties" in item.nodeid, hasattr(item.obj, "hypothesis")))
+"""
+
 KILLED = {1, 3}
 """Exit codes of pytest: a test failed, or could not even run."""
 TIMED_OUT = {24, 36, 152, 255, -24, -9}
@@ -56,7 +70,7 @@ def lay_out(chosen: list[Path]) -> None:
         "source_paths": ["src"],
         "only_mutate": [str(POLICY / path.name) for path in chosen],
         "pytest_add_cli_args_test_selection": [str(path.relative_to(ROOT)) for path in tests()],
-        # Every mutant meets the same examples, and a failing one need not be made smaller.
+        "also_copy": ["conftest.py"],
         "pytest_add_cli_args": ["--hypothesis-profile=mutation", "-pno:cacheprovider"],
         "use_git_change_detection": ["false"],
     }
@@ -67,6 +81,7 @@ def lay_out(chosen: list[Path]) -> None:
             if len(values) > 1
             else [f"{name} = {values[0]}"]
         )
+    (WORK / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     (WORK / "setup.cfg").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -120,9 +120,9 @@ class TimeWindow:
         """Calls, failures, timed and slow, added up bucket by bucket: equal to the totals."""
         calls, failures, timed, slow = self._closed
         open_bucket = (self.calls - calls, self.failures - failures, self.timed - timed, self.slow - slow)
-        columns = zip(open_bucket, *(bucket[1:] for bucket in self._buckets), strict=True)
-        total = tuple(sum(column) for column in columns)
-        return (total[0], total[1], total[2], total[3])
+        buckets = [open_bucket, *(bucket[1:] for bucket in self._buckets)]
+        calls, failures, timed, slow = (sum(bucket[column] for bucket in buckets) for column in range(4))
+        return (calls, failures, timed, slow)
 
     def _begin(self, now: float) -> None:
         """Age the window and make sure that a bucket is open for a result at ``now``."""

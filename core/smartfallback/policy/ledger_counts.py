@@ -135,7 +135,7 @@ class CountingLedger:
         lease_ends_at = now + lease_s
         if lease_ends_at < self._due:
             self._due = lease_ends_at
-        reservation = Reservation(estimate, lease_ends_at, self._epoch)
+        reservation = Reservation(estimate, self._epoch)
         self._live[reservation] = lease_ends_at
         self._dirty = True
         return reservation

@@ -58,14 +58,12 @@ class Reservation:
 
     Attributes:
         estimate: What is held.
-        lease_ends_at: Epoch seconds from which the hold is freed if nobody ended it.
     """
 
-    __slots__ = ("epoch", "estimate", "lease_ends_at", "state")
+    __slots__ = ("epoch", "estimate", "state")
 
-    def __init__(self, estimate: QuotaEstimate, lease_ends_at: float, epoch: int) -> None:
+    def __init__(self, estimate: QuotaEstimate, epoch: int) -> None:
         self.estimate = estimate
-        self.lease_ends_at = lease_ends_at
         self.epoch = epoch
         self.state = LIVE
 

@@ -67,6 +67,33 @@ def test_a_call_that_was_noticed_as_slow_is_timed_once_and_ends_once() -> None:
         assert totals(window, 1.0) == (1, 1, 1, 1)
 
 
+def test_to_look_at_a_window_does_not_split_its_buckets() -> None:
+    window = TimeWindow(60.0)
+    window.record(0.0, True, False)
+    assert totals(window, 0.5) == (1, 1, 1, 0)
+    window.record(0.75, True, False)
+    assert totals(window, 60.0) == (0, 0, 0, 0), "both are of one bucket"
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_bucket_ends_exactly_at_its_width(hangs: bool) -> None:
+    window = TimeWindow(60.0)
+    window.record(0.0, False, True)
+    if hangs:
+        window.notice_slow(1.0)
+    else:
+        window.record(1.0, False, True)
+    assert totals(window, 60.0)[2:] == (1, 1), "the second is of the next bucket"
+    assert totals(window, 61.0) == (0, 0, 0, 0)
+
+
+def test_a_success_that_was_noticed_before_is_no_failure_and_is_timed_no_second_time() -> None:
+    for window in (TimeWindow(60.0), CountWindow(10)):
+        window.notice_slow(0.0)
+        window.record(1.0, False, False, timed=False)
+        assert totals(window, 1.0) == (1, 0, 1, 1)
+
+
 results = st.lists(
     st.tuples(st.floats(0, 30), st.sampled_from(["ok", "slow", "failed", "failed slow", "noticed"])),
     max_size=150,
