@@ -17,6 +17,8 @@ from smartfallback.providers.base import Call, Chunk
 CLOSE_LIMIT_S = 1.0
 TAIL_LIMIT_S = 1.0
 _RECHECK_S = 0.25
+_LIVELY_LIMITS = 4
+"""Comments and events without text keep an answer alive for so many idle limits in a row, and no longer."""
 
 
 class Diverted(Exception):
@@ -72,6 +74,7 @@ class Attempt:
         self._divert_reason: str | None = None
         self._exhausted = False
         self._stopped = False
+        self._textless_s = 0.0
         self._reading: asyncio.Task[Chunk] | None = None
 
     @property
@@ -110,14 +113,19 @@ class Attempt:
             ProviderError: The attempt failed, or a limit ran out.
         """
         idle_s = self.grant.pool.spec.timeouts.idle_s
-        idle_at = self._loop.time() + (min(TAIL_LIMIT_S, idle_s) if finished else idle_s)
+        asked_at = self._loop.time()
+        patience_s = min(TAIL_LIMIT_S if finished else _LIVELY_LIMITS * idle_s - self._textless_s, idle_s)
+        idle_at = asked_at + patience_s
         limit, phase = (
             (idle_at, TimeoutPhase.IDLE) if idle_at < self._deadline else (self._deadline, TimeoutPhase.TOTAL)
         )
         try:
-            return await self._next(limit, phase)
+            chunk = await self._next(limit, phase)
         except StopAsyncIteration:
             return None
+        # Only waits count: a slow reader is not the upstream's fault.
+        self._textless_s = 0.0 if chunk.text else self._textless_s + self._loop.time() - asked_at
+        return chunk
 
     def divert(self, reason: str) -> bool:
         """End the attempt in favour of another candidate, unless its answer has begun."""
@@ -210,5 +218,8 @@ class Attempt:
             TimeoutPhase.FIRST_TOKEN: f"no first token within {self.first_token_s:.3g} s",
             TimeoutPhase.IDLE: f"the stream stood still for {limits.idle_s:g} s",
         }
+        lively_s = _LIVELY_LIMITS * limits.idle_s
+        if self._textless_s > lively_s - limits.idle_s:
+            waited[TimeoutPhase.IDLE] = f"signs of life but no text for {lively_s:g} s"
         message = waited.get(self._phase, "the request's deadline passed")
         return Failure(ErrorCategory.TIMEOUT, message, phase=self._phase)
