@@ -40,7 +40,8 @@ class PoolAccounts:
 class Meters:
     """Latency, traffic and fairness, fed with every event.
 
-    Latencies leave out the time in the queue, and answers from the cache, which took no account.
+    Latencies are those of accounts: answers from the cache and requests that waited in the queue are
+    left out of them. An answer from the cache is nobody's use either.
     ``shares`` gives what each account of a pool has used of its limit, in percent.
     """
 
@@ -102,9 +103,10 @@ class Meters:
         if reply.cached_age_s is not None:
             # No account has done anything for it.
             return
-        self.latency.record(reply.latency_s - reply.queued_s, now)
-        if reply.first_token_s is not None:
-            self.first_token.record(reply.first_token_s - reply.queued_s, now)
+        if not reply.queued_s:
+            self.latency.record(reply.latency_s, now)
+            if reply.first_token_s is not None:
+                self.first_token.record(reply.first_token_s, now)
         pool = self._pools[reply.pool]
         self._usage[reply.pool].add(pool.slots[reply.account], tokens, now)
 

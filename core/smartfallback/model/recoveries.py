@@ -28,9 +28,9 @@ class RecoveryRecord(NamedTuple):
 
     Attributes:
         at: When it ended, in epoch seconds.
-        category: Of its first error.
-        original_account: The one that failed first.
-        final_account: The one that answered; None when none did.
+        category: Of its first error; UNKNOWN when nobody could be asked and the cache answered.
+        original_account: The one that failed first; empty when none could be asked.
+        final_account: The one that answered; None when none did, nor for an answer from the cache.
         actions: What was done, in the order of the first time.
         attempts: All of the request's attempts.
         total_s: From its first error to its end.
