@@ -72,13 +72,10 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_network_error(api: str
 
 
 @ALL
-@STREAMING
 @pytest.mark.parametrize("fault", [StallBeforeFirstToken(), SlowFirstToken(5.0)], ids=str)
-async def test_a_slow_first_token_is_cut_off_tried_once_more_and_switched(
-    api: str, stream: bool, fault: Fault
-) -> None:
+async def test_a_slow_first_token_is_cut_off_tried_once_more_and_switched(api: str, fault: Fault) -> None:
     async with troubled(api, fault, others=True, timeouts=TIGHT) as system:
-        result = await system.ask(stream=stream)
+        result = await system.ask()
         assert result.path == ["a-1", "a-1", "a-2"]
         for record in result.answer.attempts[:2]:
             assert record.failure is not None
@@ -87,6 +84,20 @@ async def test_a_slow_first_token_is_cut_off_tried_once_more_and_switched(
         account = system.account()
         assert (account.circuit.failures, system.provider.failures) == (2, 2)
         assert account.circuit.state is CircuitState.OPEN, "two of two calls were slow"
+
+
+@BOTH
+async def test_a_whole_answer_may_take_half_of_the_time_that_is_left(api: str) -> None:
+    """It shows its first token with its last, so a limit for first tokens would cut off every long one."""
+    async with troubled(api, SlowFirstToken(0.6), others=True, timeouts=TIGHT) as system:
+        assert (await system.ask(stream=False)).path == ["a-1"]
+    async with troubled(api, StallBeforeFirstToken(), others=True, timeouts=TIGHT) as system:
+        result = await system.ask(stream=False, timeout_s=1.0)
+        assert result.path == ["a-1", "a-2"]
+        failure = result.answer.attempts[0].failure
+        assert failure is not None
+        assert failure.phase is TimeoutPhase.FIRST_TOKEN
+        assert result.answer.attempts[0].latency_s >= 0.45
 
 
 async def test_no_second_try_where_the_deadline_has_no_room_for_it() -> None:

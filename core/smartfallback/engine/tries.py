@@ -65,7 +65,7 @@ class Tries:
             temperature=request.temperature,
             stream=request.stream,
         )
-        limit_s = self._first_token_limit(grant)
+        limit_s = self._first_token_limit(grant, deadline)
         attempt = Attempt(grant, self.begun, call, deadline, limit_s, self._has_alternative, services.learn)
         self.running.append(attempt)
         account.attempts.add(attempt)
@@ -75,9 +75,12 @@ class Tries:
         """How long ago the request asked the account first."""
         return self._loop.time() - self._asked.get(account, self._loop.time())
 
-    def _first_token_limit(self, grant: Grant) -> float:
+    def _first_token_limit(self, grant: Grant, deadline: float) -> float:
         now = self._loop.time()
         asked = self._asked.setdefault(grant.account, now)
+        if not self._walk.request.stream:
+            # A whole answer shows its first token with its last: it gets half of the time that is left.
+            return max(grant.pool.spec.timeouts.first_token_s, (deadline - now) / 2)
         patience = grant.pool.patience
         if patience is None:
             return grant.pool.spec.timeouts.first_token_s
@@ -89,7 +92,7 @@ class Tries:
         """The attempt has brought the first content."""
         attempt.text_received = True
         grant = attempt.grant
-        if grant.pool.patience is not None:
+        if grant.pool.patience is not None and self._walk.request.stream:
             grant.pool.patience.answered(attempt.latency_s)
         if grant.account.failed_models:
             grant.account.failed_models.pop(grant.model, None)
@@ -104,7 +107,8 @@ class Tries:
         """The attempt ended in an error; record it on the scopes that it concerns."""
         in_a_hurry = failure.phase is TimeoutPhase.TOTAL and not attempt.was_given_its_time
         patience = attempt.grant.pool.patience
-        if patience is not None and failure.phase is TimeoutPhase.FIRST_TOKEN:
+        streams = self._walk.request.stream
+        if patience is not None and streams and failure.phase is TimeoutPhase.FIRST_TOKEN:
             patience.cut(attempt.latency_s)
         self._leave(attempt, AttemptResult.FAILED, failure)
         self._services.settlement.failed(attempt.grant, failure, attempt.received, blame=not in_a_hurry)
