@@ -258,6 +258,16 @@ ACTIONS: tuple[Action, ...] = (
         shown_key="i 4",
     ),
     Action(
+        "recovery",
+        "Recoveries and queue",
+        Group.VIEW,
+        "How errors were recovered, by cause and by action, the latest ones, and who waits in the queue.",
+        keys="v,5",
+        verbs=("recovery",),
+        footer="Recovery",
+        shown_key="v 5",
+    ),
+    Action(
         "theme",
         "Choose theme",
         Group.CONSOLE,

@@ -149,7 +149,7 @@ BESIDE = " ∥ "
 """The attempt after it began while the one before had not answered yet."""
 GOES_ON = " ⇢ "
 """The attempt after it went on with the answer of the one before."""
-QUEUE_SIGN = "⧗"
+QUEUE_SIGN = "◷"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from textual.widgets import Input
 from smartfallback_console.app import ConsoleApp
 from smartfallback_console.screens.dashboard import Dashboard
 from support.console_source import ScriptedSource
+from support.recovery_data import recovering, stories
 
 
 class Compare(Protocol):
@@ -71,3 +72,29 @@ def test_decision(snap_compare: Compare) -> None:
 def test_metrics_alone(snap_compare: Compare) -> None:
     app = ConsoleApp(ScriptedSource(), live=False, clock=lambda: 0.0)
     assert snap_compare(app, terminal_size=(80, 24), run_before=still("2"))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("theme", ["harbour-night", "paper"])
+def test_recovery(snap_compare: Compare, size: tuple[int, int], theme: str) -> None:
+    source = ScriptedSource(recovering(), stories())
+    app = ConsoleApp(source, theme=theme, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=size, run_before=still("v"))
+
+
+def test_recovery_with_nothing_to_tell(snap_compare: Compare) -> None:
+    app = ConsoleApp(ScriptedSource(), live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=still("v"))
+
+
+@pytest.mark.parametrize("theme", ["harbour-night", "paper"])
+def test_recoveries_in_the_feed(snap_compare: Compare, theme: str) -> None:
+    source = ScriptedSource(recovering(), stories())
+    app = ConsoleApp(source, theme=theme, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=still("3", "z"))
+
+
+def test_a_continued_request(snap_compare: Compare) -> None:
+    source = ScriptedSource(recovering(), stories())
+    app = ConsoleApp(source, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=still("3", *["up"] * 5, "enter"))

@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from smartfallback_console.changes import NoteEntry
-from smartfallback_console.course import KINDS, Outcome, in_words
+from smartfallback_console.course import KINDS, QUEUE_SIGN, Outcome, in_words
 from smartfallback_console.formatting import clean, clock_time, duration, fit, latency
 
 if TYPE_CHECKING:
@@ -165,13 +165,13 @@ def _wait(wait: Wait, now: float) -> Iterator[list[Piece]]:
     """A stay in the queue: since when, at which place, until when, or how long it was."""
     yield []
     if wait.waited_s is not None:
-        yield [("⧗ Queue  ", DIM), (f"left after {duration(wait.waited_s)}", "$success")]
+        yield [(f"{QUEUE_SIGN} Queue  ", DIM), (f"left after {duration(wait.waited_s)}", "$success")]
         if wait.restored:
             yield [("  from before a restart: its answer is kept until it is collected", DIM)]
     else:
         place = f"place {wait.place} on arrival, " if wait.place else ""
         waits = f"{place}priority {wait.priority}, since {clock_time(wait.since)}"
-        yield [("⧗ Queue  ", DIM), (waits, "$accent")]
+        yield [(f"{QUEUE_SIGN} Queue  ", DIM), (waits, "$accent")]
         if wait.expires_at is not None:
             left = f", in {duration(wait.expires_at - now)}" if wait.expires_at > now else ""
             yield [(f"  fails for good at {clock_time(wait.expires_at)}{left}", DIM)]

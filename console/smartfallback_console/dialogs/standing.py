@@ -7,13 +7,31 @@ from typing import TYPE_CHECKING
 from smartfallback_console.changes import Severity
 from smartfallback_console.dialogs.details import DIM, Piece
 from smartfallback_console.fairness import gini
-from smartfallback_console.formatting import age, clock_time, count, countdown, duration, fit, percent
+from smartfallback_console.formatting import (
+    age,
+    clock_time,
+    count,
+    countdown,
+    duration,
+    fit,
+    latency,
+    percent,
+)
 from smartfallback_console.widgets.account_lines import CIRCUIT_SIGNS
+from smartfallback_console.widgets.recovery import DONE, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from smartfallback import AccountView, CircuitView, ForecastView, PoolView, QuotaView, WindowView
+    from smartfallback import (
+        AccountView,
+        CircuitView,
+        ForecastView,
+        PoolView,
+        QuotaView,
+        RecoveryRecord,
+        WindowView,
+    )
 
 HEAD = "bold $primary"
 BAR = 24
@@ -36,12 +54,19 @@ TONES = {
 }
 STATUS_TONES = {"healthy": "$success", "warning": "$warning", "critical": "$error", "exhausted": "$error"}
 
+RECOVERIES = 5
+"""Recoveries of an account in its details."""
+
 Happening = tuple[float, Severity, str]
 """When, how bad, what."""
 
 
 def account_lines(
-    view: AccountView, pool: PoolView, now: float, history: Iterable[Happening] = ()
+    view: AccountView,
+    pool: PoolView,
+    now: float,
+    history: Iterable[Happening] = (),
+    recoveries: Iterable[RecoveryRecord] = (),
 ) -> list[list[Piece]]:
     """Everything that is known of an account.
 
@@ -50,6 +75,7 @@ def account_lines(
         pool: Its pool.
         now: Epoch seconds of the snapshot.
         history: What happened to it, newest first.
+        recoveries: The latest of all accounts, newest first.
     """
     lines: list[list[Piece]] = [
         [(view.id, "bold"), (f"  {view.pool} · {view.provider_id} · {view.model}", DIM)],
@@ -64,6 +90,9 @@ def account_lines(
         lines.append([_name("cooldown"), (f"{left} left", "$warning"), (f" · {view.cooldown_reason}", DIM)])
     used = "never used" if view.last_used_at is None else f"last used {duration(now - view.last_used_at)} ago"
     lines.append([_name("running"), (f"{view.in_flight} of {view.max_concurrency}", ""), (f" · {used}", DIM)])
+    if view.max_concurrency < view.configured_concurrency:
+        scaled = f"↓ {view.max_concurrency} at once instead of {view.configured_concurrency}"
+        lines.append([_name("scaled down"), (scaled, "$warning"), (" · overload; rises step by step", DIM)])
     totals = f"{view.requests} requests, {view.failures} failed, {count(view.tokens)} tokens"
     lines.append([_name("since start"), (totals, "")])
     lines += _quota(view.quota, now)
@@ -79,7 +108,29 @@ def account_lines(
     lines += _circuit(pool.provider_circuit, "provider", now)
     lines += [[], [("Lately", HEAD)]]
     happened = [[(f"  {clock_time(at)}  ", DIM), (text, TONES[severity])] for at, severity, text in history]
-    return lines + (happened or [[("  nothing but answers", DIM)]])
+    return lines + (happened or [[("  nothing but answers", DIM)]]) + _recoveries(view.id, recoveries)
+
+
+def _recoveries(account: str, records: Iterable[RecoveryRecord]) -> list[list[Piece]]:
+    """The latest recoveries that the account had a part in."""
+    own = [record for record in records if account in (record.original_account, record.final_account)]
+    if not own:
+        return []
+    lines: list[list[Piece]] = [[], [("Recoveries", HEAD)]]
+    for record in own[:RECOVERIES]:
+        final = (record.final_account or "cache") if record.success else "nobody"
+        tone = "$success" if record.success else "$error"
+        how = f" {'✓' if record.success else '✗'} {latency(record.total_s)}"
+        done = ", ".join(DONE[action] for action in record.actions)
+        lines.append(
+            [
+                (f"  {clock_time(record.at)}  ", DIM),
+                (f"{record.original_account} → {final}", ""),
+                (how, tone),
+                (f" · {words(record.category.value)} · {done}", DIM),
+            ]
+        )
+    return lines
 
 
 def pool_lines(view: PoolView, now: float) -> list[list[Piece]]:

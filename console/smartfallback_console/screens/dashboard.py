@@ -19,6 +19,7 @@ from smartfallback_console.dialogs.standing import account_lines, pool_lines
 from smartfallback_console.feed import INTERVAL_S, Feed, Tick
 from smartfallback_console.routing import RoutingLog
 from smartfallback_console.screens.operations import Operations, Severity
+from smartfallback_console.screens.recovery import RecoveryScreen
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.footer import KeyBar
 from smartfallback_console.widgets.header import Header
@@ -26,7 +27,7 @@ from smartfallback_console.widgets.metrics import FairnessPanel, LatencyPanel, M
 from smartfallback_console.widgets.pane_layout import PaneArea
 from smartfallback_console.widgets.prompt import Prompt
 from smartfallback_console.widgets.routing_feed import RoutingFeed
-from smartfallback_console.widgets.tabs import PANES, PaneTabs
+from smartfallback_console.widgets.tabs import PANES, RECOVERY, PaneTabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,8 +155,9 @@ class Dashboard(Screen[None]):
             table.show(tick.snapshot)
             self.query_one(PaneArea).account_lines = table.line_count() + 2
             self.rename_keys()
-            if isinstance(self.app.screen, DetailsDialog):
-                self.app.screen.look()
+        for screen in self.app.screen_stack:
+            if isinstance(screen, DetailsDialog | RecoveryScreen):
+                screen.look()
         self._chart()
 
     def _chart(self) -> None:
@@ -230,7 +232,22 @@ class Dashboard(Screen[None]):
     @on(PaneTabs.Chosen)
     def tab_chosen(self, event: PaneTabs.Chosen) -> None:
         """A click on a pane's name."""
-        self.show_pane(event.pane)
+        if event.pane == RECOVERY:
+            self.show_recoveries()
+        else:
+            self.show_pane(event.pane)
+
+    def show_recoveries(self) -> None:
+        """Open the recovery view."""
+        self.app.push_screen(RecoveryScreen(lambda: self.tick, self._tell, read_only=self.READ_ONLY))
+
+    def _tell(self, request_id: str) -> None:
+        """The whole story of a request, if the feed still has it."""
+        entry = self.routing.find(request_id)
+        if entry is None:
+            self.operations.say("The routing feed no longer holds this request.", "warning")
+        else:
+            self.app.push_screen(entry_dialog(entry, self.now))
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """The focused pane is the one to keep in sight when there is room for one."""
@@ -269,7 +286,7 @@ class Dashboard(Screen[None]):
         if account is None:
             return None
         history = self.routing.history(account.id, account.provider_id, HISTORY)
-        return account_lines(account, pool, snapshot.at, history)
+        return account_lines(account, pool, snapshot.at, history, snapshot.recovery.recent)
 
     @on(RoutingFeed.Opened)
     def open_entry(self, event: RoutingFeed.Opened) -> None:

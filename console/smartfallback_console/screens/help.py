@@ -29,7 +29,9 @@ SIGNS = (
     ("✕ ◐ ◔ !", "circuit open, half-open (probing), cooling down, needs attention"),
     ("━ ╍ ─ ┼", "quota used, held by running requests, free, soft limit"),
     ("= ~ ≈ !", "percentage reported by the provider, learned, estimated, stale; no sign: measured"),
-    ("▽", "the answer was degraded"),
+    ("▽", "the answer was degraded: another pool, cheaper, trimmed, continued, cached …"),
+    ("∥ ⇢ ◷", "asked beside the other (hedge), went on with a broken answer, waited in the queue"),
+    ("2/4↓8", "2 requests run, 4 may at once after overload, 8 are configured"),
 )
 
 

@@ -192,6 +192,8 @@ class Operations:
                 screen.rename_keys()
             case "pane_accounts" | "pane_metrics" | "pane_routing" | "pane_chat":
                 screen.show_pane(action.id.removeprefix("pane_"))
+            case "recovery":
+                screen.show_recoveries()
             case "theme":
                 self._theme(text)
             case "command":

@@ -41,6 +41,13 @@ LABEL_SIGNS = {
 }
 """How far a percentage is to be trusted, where there is no room for the word."""
 
+SHORT_REASONS = {
+    "above the hard limit": "hard limit",
+    "above the soft limit": "soft limit",
+    "coming back step by step": "coming back",
+}
+"""Why an account is not chosen, where the column is narrow; the details say it in full."""
+
 SOFT_MARK = 0.8
 
 FORECAST_FROM = 122
@@ -149,9 +156,10 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
     _circuit(out, view.circuit, columns.circuit, now, ink)
     out.space()
     if columns.in_flight:
-        busy = f"{view.in_flight}/{view.max_concurrency}" if view.in_flight else f"·/{view.max_concurrency}"
         full = view.in_flight >= view.max_concurrency
-        busy_tone = ink.warning if full else ink.primary if view.in_flight else ink.muted
+        lowered = view.max_concurrency < view.configured_concurrency
+        busy_tone = ink.warning if full or lowered else ink.primary if view.in_flight else ink.muted
+        busy = _busy(view, columns.in_flight, lowered=lowered)
         out.put(fit(busy, columns.in_flight, "right"), busy_tone).space()
     if columns.used:
         last = "—" if view.last_used_at is None else age(now - view.last_used_at)
@@ -253,7 +261,7 @@ def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
         if view.circuit.state.value == "forced_open":
             return f"forced open: {view.circuit.cause or 'by the operator'}", ink.error
         return view.circuit.cause or "circuit open", ink.error
-    words = skip.reason.value.removeprefix("above the ")
+    words = SHORT_REASONS.get(skip.reason.value, skip.reason.value)
     tone = ink.error if "hard" in skip.reason.value or "exhausted" in skip.reason.value else ink.warning
     return f"{words}{left}", tone
 
@@ -297,6 +305,15 @@ def _rounded_age(seconds: float) -> str:
     if seconds < 60:
         return "<10s" if seconds < 10 else f"{int(seconds) // 10 * 10}s"
     return age(seconds)
+
+
+def _busy(view: AccountView, width: int, *, lowered: bool) -> str:
+    """Running requests and how many there may be; behind an arrow, how many it is configured for."""
+    busy = f"{view.in_flight or '·'}/{view.max_concurrency}"
+    if not lowered:
+        return busy
+    whole = f"{busy}↓{view.configured_concurrency}"
+    return whole if len(whole) <= width else f"{busy}↓"
 
 
 def _resets(seconds: float, width: int) -> str:

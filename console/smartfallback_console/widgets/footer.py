@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 Item = tuple[str, str, str]
 """Key as written, word, and the action to run on a click."""
 
-KEPT_TO_THE_END = ("pane_chat", "command", "help", "quit")
+KEPT_TO_THE_END = ("pane_chat", "recovery", "command", "help", "quit")
 """These stay visible however narrow the terminal is."""
+TABBED_BELOW = 100
+"""Below this width the tabs name the recovery view."""
 
 
 _ORDER = {action.id: place for place, action in enumerate(ACTIONS)}
@@ -92,7 +94,7 @@ class KeyBar(LineView, can_focus=False):
         self._hits.clear()
         out = LineWriter()
         gap = 2 if width >= 110 else 1
-        tail = self._tail
+        tail = [item for item in self._tail if width >= TABBED_BELOW or item[2] != "operate('recovery')"]
         while tail and _length(tail, gap) > width:
             tail = tail[1:]
         room = width - _length(tail, gap)

@@ -65,9 +65,11 @@ class Header(LineView, can_focus=False):
         if tick.paused:
             return "info", f"‖ Paused. {count(tick.waiting)} events wait; p goes on."
         if tick.snapshot is not None:
-            for chain in tick.snapshot.chains:
-                if chain.degraded:
-                    return "warning", f"▽ {chain.name} is degraded: {chain.degraded}"
+            degraded = [chain for chain in tick.snapshot.chains if chain.degraded]
+            if degraded:
+                first, more = degraded[0], len(degraded) - 1
+                others = f"  (and {more} more chain{'s' if more > 1 else ''})" if more else ""
+                return "warning", f"▽ {clean(first.name)} is degraded: {clean(first.degraded)}{others}"
         return None
 
     def _brand(self, width: int, ink: Ink) -> Line:
@@ -98,6 +100,8 @@ class Header(LineView, can_focus=False):
             (latency(snapshot.latency.p95), " p95", ink.text),
             (str(traffic.in_flight), " in flight", ink.text),
         ]
+        if waiting := len(snapshot.queue.requests):
+            parts.insert(2, (count(waiting), " queued", ink.warning))
         for value, word, tone in parts:
             need = len(value) + len(word) + 3
             if need > room:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 PANES = (("accounts", "Accounts"), ("metrics", "Metrics"), ("routing", "Routing"), ("chat", "Chat"))
 """Ids and titles; the number key of each is its place."""
+RECOVERY = "recovery"
+"""Stands among the panes, but opens a view of its own."""
+FULL_FROM = 64
+"""Cells from which all names are written out."""
 
 
 class PaneTabs(LineView, can_focus=False):
@@ -46,14 +50,14 @@ class PaneTabs(LineView, can_focus=False):
         """All names, shortened when there is little room."""
         out = LineWriter()
         self._ends.clear()
-        for number, (pane, title) in enumerate(PANES, 1):
+        for number, (pane, title) in enumerate((*PANES, (RECOVERY, "Recovery")), 1):
             chosen = pane == self.active
-            name = title if width >= 44 else title[: max(2, width // 4 - 4)]
+            name = title if width >= FULL_FROM else title[: max(2, width // 5 - 4)]
             if chosen:
                 out.put(f" {number} {name} ", ink.accent_pill)
             else:
                 out.put(f" {number} ", ink.accent).put(f"{name} ", ink.muted)
-            out.space(1 if width >= 44 else 0)
+            out.space(1 if width >= FULL_FROM else 0)
             self._ends.append((out.length, pane))
         return out.line()
 

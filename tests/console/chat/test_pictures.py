@@ -9,7 +9,7 @@ from textual.app import App
 from textual.events import Paste
 from textual.pilot import Pilot
 
-from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure
+from smartfallback import Degradation, DegradationKind, ErrorCategory, Failure, NextStep
 from smartfallback_console.app import ConsoleApp
 from smartfallback_console.chat.composer import Composer
 from smartfallback_console.chat.pane import ChatPane
@@ -149,5 +149,29 @@ def test_broken_off_and_details(snap_compare: Compare, theme: str) -> None:
         await look(pilot, chat, app.clock)
         await pilot.press("ctrl+o")
         await pilot.pause()
+
+    assert snap_compare(app, terminal_size=(80, 32), run_before=run)
+
+
+@pytest.mark.parametrize("theme", ["harbour-night", "daylight"])
+def test_continued_cached_and_waiting(snap_compare: Compare, theme: str) -> None:
+    source = demo_source()
+    app = ChatApp(source, theme=theme, single=True)
+
+    async def run(pilot: Pilot[None]) -> None:
+        chat = await prepare(pilot)
+        await ask(pilot, "What is a seam?")
+        answer = source.answer().tries("ag-3").says("A seam is where one account's answer\n\n- broke off,")
+        answer.fails(OUTAGE, NextStep.CONTINUE).tries("copilot-work", "copilot", "gpt-4o")
+        answer.resumes("copilot-work", "stream cut", overlap=9).says("and another's goes on.").finishes()
+        for _ in range(3):
+            await look(pilot, chat, app.clock)
+        await ask(pilot, "And from the cache?")
+        answer = source.answer().tries("ag-1").fails(OUTAGE, NextStep.CACHE)
+        answer.says("The same words as before.").finishes(cached_age_s=245.0)
+        await look(pilot, chat, app.clock)
+        await ask(pilot, "And when nobody can answer?")
+        source.answer().tries("ag-1").fails(OUTAGE, NextStep.QUEUE).queues(OUTAGE)
+        await look(pilot, chat, app.clock)
 
     assert snap_compare(app, terminal_size=(80, 32), run_before=run)

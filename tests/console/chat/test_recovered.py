@@ -151,7 +151,7 @@ async def test_a_waiting_prompt_tells_its_place_its_end_and_how_to_give_up() -> 
         answer = source.answer().tries("ag-1").fails(OUTAGE, NextStep.QUEUE).queues(OUTAGE)
         await at.look(0.3)
         shown = " ".join(at.screen.split())
-        assert "⧗ waits in the queue, place 2, until" in shown
+        assert "◷ waits in the queue, place 2, until" in shown
         assert "30m 00s left" in shown or "29m 59s left" in shown
         assert "esc gives up" in shown
         source.view = _with_queue(snapshot(), "other", "r-1")
@@ -165,7 +165,7 @@ async def test_a_waiting_prompt_tells_its_place_its_end_and_how_to_give_up() -> 
         answer.says("Hi").finishes()
         await at.look()
         footer = " ".join(at.text("Footer").split())
-        assert "ag-1 ✗500 → ⧗ 3m 20s → ag-2 ✓" in footer
+        assert "ag-1 ✗500 → ◷ 3m 20s → ag-2 ✓" in footer
         assert "3m 20s in the queue" in footer
 
 
