@@ -198,6 +198,18 @@ ACTIONS: tuple[Action, ...] = (
         asks=True,
     ),
     Action(
+        "circuit_mode",
+        "Set mode of circuit",
+        Group.CIRCUITS,
+        "Normal, half-open (probe now), observe-only (turns nothing away) or disabled (counts nothing).",
+        keys="m",
+        verbs=("mode",),
+        usage="TARGET MODE [REASON]",
+        target=Target.CIRCUIT,
+        dangerous=True,
+        asks=True,
+    ),
+    Action(
         "undo",
         "Undo the last change",
         Group.ACCOUNTS,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from smartfallback import Strategy
 from smartfallback_console.actions import Action, Target
+from smartfallback_console.circuit_proposals import MODES
 from smartfallback_console.formatting import parse_duration
 
 if TYPE_CHECKING:
@@ -115,6 +116,10 @@ def _candidates(action: Action, rest: str, snapshot: Snapshot | None, themes: It
         if space:
             return [f"{pool} {name}" for name in sorted(member.value for member in Strategy)]
         return pools
+    if action.id == "circuit_mode":
+        target, space, _ = rest.partition(" ")
+        if space:
+            return [f"{target} {word}" for word in MODES]
     return {
         Target.ACCOUNT: accounts,
         Target.PROVIDER: providers,

@@ -6,7 +6,7 @@ import pytest
 from textual.events import Key
 from textual.widgets import Input
 
-from smartfallback.model.circuits import CircuitScope, CircuitTarget
+from smartfallback.model.circuits import CircuitScope, CircuitState, CircuitTarget
 from smartfallback.model.commands import (
     CloseCircuit,
     Command,
@@ -19,6 +19,7 @@ from smartfallback.model.commands import (
     RefreshQuota,
     ResetCircuit,
     Resume,
+    SetCircuitMode,
     SetStrategy,
 )
 from smartfallback.model.specs import Strategy
@@ -298,3 +299,53 @@ async def test_quota_is_refreshed_and_corrected_by_key(console: Opener) -> None:
         assert isinstance(running.app.screen, ConfirmDialog)
         await running.press("enter")
         assert running.source.commands[-1] == CorrectQuota("ag-2", 55.0)
+
+
+async def test_a_circuits_mode_is_chosen_from_a_list_and_taken_back(console: Opener) -> None:
+    async with console() as running:
+        await running.press("m")
+        assert isinstance(running.app.screen, ChooseDialog)
+        text = running.screen_text()
+        assert "Mode of the circuit of ag-1" in text
+        assert "reports, but turns nothing away" in text
+        await running.press("down", "down", "enter")
+        text = running.screen_text()
+        assert "Set the circuit of ag-1 to observe-only?" in text
+        assert "this outlives a restart" in " ".join(text.split())
+        assert running.source.commands == []
+        await running.type("noisy")
+        await running.press("enter")
+        observe = SetCircuitMode(AG_1, CircuitState.OBSERVE_ONLY, "noisy")
+        assert running.source.commands == [observe]
+        await running.press("u")
+        assert running.source.commands == [observe, SetCircuitMode(AG_1, CircuitState.CLOSED, "undo")]
+
+
+async def test_circuit_modes_by_command_line(console: Opener) -> None:
+    async with console() as running:
+        await running.command("mode! ag-1 half-open try it")
+        await running.command("mode! gemini disabled planned work")
+        assert running.source.commands == [
+            SetCircuitMode(AG_1, CircuitState.HALF_OPEN, "try it"),
+            SetCircuitMode(GEMINI, CircuitState.DISABLED, "planned work"),
+        ]
+        await running.command("mode ag-6 half-open")
+        assert isinstance(running.app.screen, ConfirmDialog)
+        assert "3 failures in 300 s" in running.screen_text()
+        await running.press("escape")
+        await running.command("mode ag-1 obsrve-only")
+        assert "did you mean observe-only?" in running.screen_text()
+        await running.press("escape")
+        await running.command("mode ag-1 normal")
+        assert "is closed already" in running.screen_text()
+        await running.press("escape")
+        await running.command("mode ag-1")
+        assert isinstance(running.app.screen, ChooseDialog)
+
+
+async def test_the_modes_are_completed(console: Opener) -> None:
+    async with console() as running:
+        await running.press("colon")
+        await running.type("mode ag-1 o")
+        await running.press("tab")
+        assert running.dashboard.query_one("#prompt Input", Input).value == "mode ag-1 observe-only"

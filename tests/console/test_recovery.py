@@ -177,7 +177,7 @@ async def test_the_recovery_view_is_reached_by_key_command_and_tab_and_says_what
         text = running.screen_text()
         assert "Nothing had to be recovered yet." in text
         assert "Nobody waits." in text
-        assert "Nothing yet: who failed" in text
+        assert "Nothing yet. Later: who failed" in text
         await running.press("escape")
         running.dashboard.query_one(PaneTabs).post_message(PaneTabs.Chosen("recovery"))
         await running.press("f12")

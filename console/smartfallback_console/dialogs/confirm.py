@@ -15,7 +15,7 @@ from smartfallback_console.formatting import clean, duration, parse_duration
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from smartfallback_console.proposals import Proposal
+    from smartfallback_console.proposal import Proposal
 
 
 class Answer(NamedTuple):

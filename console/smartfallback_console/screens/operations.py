@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 from smartfallback import Strategy
 from smartfallback_console.actions import BY_ID, Action, Target
+from smartfallback_console.circuit_proposals import MODES, circuit_of, mode_of
 from smartfallback_console.command_line import CommandError, Invocation, parse
 from smartfallback_console.dialogs.choose import ChooseDialog
 from smartfallback_console.dialogs.confirm import Answer, ConfirmDialog
 from smartfallback_console.formatting import clean
-from smartfallback_console.proposals import OperatorError, Proposal, Subject, find, propose
+from smartfallback_console.proposal import OperatorError, Proposal, Subject, find
+from smartfallback_console.proposals import propose
 from smartfallback_console.screens.help import HelpScreen
 from smartfallback_console.widgets.accounts import AccountsTable, SortKey
 from smartfallback_console.widgets.pane_layout import PaneArea
@@ -84,6 +86,9 @@ class Operations:
         if action.id == "strategy":
             self._choose_strategy(subject)
             return
+        if action.id == "circuit_mode":
+            self._choose_mode(subject)
+            return
         if action.id == "correct_quota" and subject.account is not None:
             self._screen.query_one(Prompt).open("command", f"{action.verbs[0]} {subject.account.id} ")
             return
@@ -116,11 +121,17 @@ class Operations:
         if action.id == "strategy" and not call.text:
             self._choose_strategy(subject)
             return
-        proposal = propose(action.id, subject, verb=call.verb, argument=call.text, snapshot=snapshot)
+        argument = reason = call.text
+        if action.id == "circuit_mode":
+            argument, _, reason = call.text.partition(" ")
+            if not argument:
+                self._choose_mode(subject)
+                return
+        proposal = propose(action.id, subject, verb=call.verb, argument=argument, snapshot=snapshot)
         if call.confirmed:
-            self._execute(proposal, Answer(call.text, call.duration_s))
+            self._execute(proposal, Answer(reason.strip(), call.duration_s))
         else:
-            self._put(proposal, reason=call.text, duration_s=call.duration_s)
+            self._put(proposal, reason=reason.strip(), duration_s=call.duration_s)
 
     def _put(self, proposal: Proposal, *, reason: str = "", duration_s: float | None = None) -> None:
         """Ask where it hurts, else act."""
@@ -168,6 +179,17 @@ class Operations:
         choices.sort(key=lambda choice: list(STRATEGIES).index(choice[0]) if choice[1] else len(STRATEGIES))
         title = f"Strategy of {pool.name}"
         self._screen.app.push_screen(ChooseDialog(title, choices, pool.strategy.value), chosen)
+
+    def _choose_mode(self, subject: Subject) -> None:
+        circuit = circuit_of(subject)
+
+        def chosen(word: str | None) -> None:
+            if word is not None and word != mode_of(circuit.state):
+                self._put(propose("circuit_mode", subject, argument=word))
+
+        choices = [(word, meaning) for word, (_, meaning) in MODES.items()]
+        title = f"Mode of the circuit of {circuit.target.name}"
+        self._screen.app.push_screen(ChooseDialog(title, choices, mode_of(circuit.state)), chosen)
 
     def _simple(self, action: Action, text: str) -> None:
         screen = self._screen

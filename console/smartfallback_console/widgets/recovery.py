@@ -51,8 +51,8 @@ NOTHING_YET = (
     "When an attempt fails, this tells how often a request was",
     "answered all the same, how long that took, and what was done.",
 )
-NOTHING_LATELY = "Nothing yet: who failed, who answered in the end, why, what was done and how long it took."
-NOBODY_WAITS = "Nobody waits. Prompts after /queue 30m, and chains with queue_s, wait here for capacity."
+NOTHING_LATELY = "Nothing yet. Later: who failed, who answered, why, and what was done."
+NOBODY_WAITS = "Nobody waits. After /queue 30m a prompt waits here for capacity."
 
 Row = QueuedView | RecoveryRecord | str | None
 """A request that waits, a recovery, a line of words (a heading when it ends in a colon), or a gap."""
@@ -312,7 +312,7 @@ def queued_line(before: list[Row], view: QueuedView, width: int, now: float, ink
         tail.put(f"waits {age(now - view.since)}", ink.muted).space(2)
     tail.put(fit(f"expires in {duration(left)}" if left > 0 else "expires", 18, "right"), ink.warning)
     room = max(0, width - out.length - tail.length - 2)
-    told = [f"{view.origin.value}, chain {clean(view.chain)}", f"priority {view.priority}"]
+    told = [view.origin.value, clean(view.chain), f"priority {view.priority}"]
     told += ["from before a restart"] if view.restored else []
     name = min(room, max(8, min(24, room - 30)))
     out.put(fit(view.request_id, name), ink.text).space(2)
