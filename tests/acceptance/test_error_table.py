@@ -50,9 +50,10 @@ from support.troubled import (
     unknown_host,
 )
 
-GEMINI, OPENAI, OPENCODE = "gemini", "openai", "opencode"
+GEMINI, OPENAI, OPENCODE, COPILOT = "gemini", "openai", "opencode", "copilot"
 BOTH = (GEMINI, OPENAI)
 ALL = (GEMINI, OPENAI, OPENCODE)
+EVERY = (*ALL, COPILOT)
 TIGHT = Timeouts(connect_s=0.25, first_token_s=0.25, idle_s=0.25)
 STREAMING = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
@@ -122,11 +123,11 @@ DAY_WALL = "Quota exceeded: 50 requests per day."
 # fmt: off
 TABLE = (
     Line(ErrorCategory.TRANSIENT_ERROR, 3, 3, Then.ACCOUNT, Mark.COUNTS, Mark.NOTHING, (
-        status(408), status(425), status(502), status(503), status(504), status(529),
+        status(408), status(425), status(502), status(503, *BOTH, COPILOT), status(504), status(529),
         Case("overload inside a 200 stream", OverloadInStream(), ALL),
     )),
     Line(ErrorCategory.RATE_LIMIT, 0, 0, Then.ACCOUNT, Mark.RESTS, Mark.NOTHING, (
-        Case("429, 9 s", BurstLimit(9, WaitForm.SECONDS), ALL),
+        Case("429, 9 s", BurstLimit(9, WaitForm.SECONDS), EVERY),
         Case("429, a date", BurstLimit(9, WaitForm.DATE)),
         Case("429, 9 s in the body", BurstLimit(9, WaitForm.BODY)),
         Case("429 without a wait", BurstLimit(form=WaitForm.NONE, details=False)),
@@ -135,14 +136,14 @@ TABLE = (
         Case("429, a moment", BurstLimit(0.05, WaitForm.BODY)),
     ), circuit=CircuitSettings(failure_threshold=50, on_rate_limit=RateLimitRule.IGNORE)),
     Line(ErrorCategory.QUOTA_EXHAUSTED, 0, 0, Then.ACCOUNT, Mark.EXHAUSTED, Mark.NOTHING, (
-        Case("429, a wall with its end", QuotaWall(7_200), ALL),
+        Case("429, a wall with its end", QuotaWall(7_200), EVERY),
         Case("429, a daily wall with a short delay", QuotaWall()),
         status(402, *ALL),
         Case("403, a daily wall", HttpStatus(403, DAY_WALL)),
         Case("429, credits", HttpStatus(429, "Insufficient credits", "insufficient_credits"), (OPENAI,)),
     )),
     Line(ErrorCategory.API_FAILURE, 2, 0, Then.POOL, Mark.COUNTS, Mark.COUNTS, (
-        status(500), status(501), status(505), status(507),
+        status(500, *BOTH, COPILOT), status(501), status(505), status(507),
     )),
     Line(ErrorCategory.TIMEOUT, 1, 1, Then.ACCOUNT, Mark.SLOW, Mark.SLOW, (
         Case("no connection", never_connected),
@@ -150,12 +151,12 @@ TABLE = (
     Line(ErrorCategory.NETWORK_ERROR, 2, 0, Then.POOL, Mark.NOTHING, Mark.COUNTS, (
         Case("DNS", unknown_host),
         Case("refused", refused, ALL),
-        Case("reset", ResetConnection(), ALL),
+        Case("reset", ResetConnection(), EVERY),
         Case("closed without an answer", closed_at_once),
         Case("TLS with a port that has none", plain_port_as_https),
     )),
     Line(ErrorCategory.AUTHENTICATION, 0, 0, Then.ACCOUNT, Mark.ATTENTION, Mark.NOTHING, (
-        status(401, *ALL), status(403), Case("key revoked", KeyRevoked(), ALL),
+        status(401, *ALL), status(403), Case("key revoked", KeyRevoked(), EVERY),
     )),
     Line(ErrorCategory.AUTHENTICATION, 0, 0, Then.POOL, Mark.ATTENTION, Mark.NOTHING, (
         Case("banned for good", Banned(), ALL),
@@ -166,13 +167,13 @@ TABLE = (
                                                  "tokens. Reduce the length of the messages.")),
     )),
     Line(ErrorCategory.CONTENT_FILTERED, 0, 0, Then.NOWHERE, Mark.NOTHING, Mark.NOTHING, (
-        Case("safety block", SafetyBlock(), ALL),
+        Case("safety block", SafetyBlock(), EVERY),
     )),
     Line(ErrorCategory.MALFORMED_RESPONSE, 1, 1, Then.ACCOUNT, Mark.COUNTS, Mark.NOTHING, (
         Case("bad JSON", Garbage(GarbageKind.JSON), ALL),
         Case("bad SSE", Garbage(GarbageKind.SSE), ALL),
         Case("an HTML page", Garbage(GarbageKind.HTML), ALL),
-        Case("empty 200", EmptyAnswer(), ALL),
+        Case("empty 200", EmptyAnswer(), EVERY),
         Case("cut before the first token", CutStream(0), ALL),
         Case("no final chunk and no text", CutStream(0, clean=True)),
     )),
@@ -193,7 +194,7 @@ def rows() -> Iterator[Any]:
 EVERY_ROW = pytest.mark.parametrize(("line", "case", "api"), list(rows()))
 
 
-def check_records(system: Troubled, line: Line, tries: int, api: str) -> None:
+def check_records(system: Troubled, line: Line, tries: int) -> None:
     """The account and its provider bear what the line says, and nothing else."""
     account, provider = system.account(), system.provider
     counted = tries if line.account in (Mark.COUNTS, Mark.SLOW) else 0
@@ -236,7 +237,7 @@ async def test_on_the_last_candidate(line: Line, case: Case, api: str, stream: b
         assert {record.result for record in error.attempts} == {AttemptResult.FAILED}
         failures = [record.failure for record in error.attempts]
         assert {failure and failure.category for failure in failures} == {line.category}
-        check_records(system, line, 1 + line.retries, api)
+        check_records(system, line, 1 + line.retries)
         check_nothing_is_left(system)
 
 
@@ -256,7 +257,7 @@ async def test_with_others_at_hand(line: Line, case: Case, api: str, stream: boo
             assert len(result.answer.text) > 80
             told = "".join(event.text for event in result.events if isinstance(event, Delta))
             assert not stream or told == result.answer.text
-        check_records(system, line, 1 + line.first, api)
+        check_records(system, line, 1 + line.first)
         for name in ("a-2", "b-1"):
             healthy = system.account(name)
             assert (healthy.failures, healthy.attention, healthy.cooldown_until) == (0, "", None)

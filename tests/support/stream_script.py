@@ -72,6 +72,11 @@ def encoded(event: Any, newline: bytes = b"\n") -> bytes:
     return b"data: " + data.encode() + newline * 2
 
 
+def wire(*events: Any) -> list[bytes]:
+    """Each event on the wire."""
+    return [encoded(event) for event in events]
+
+
 def stream_of(api: str, *texts: str, newline: bytes = b"\n") -> bytes:
     """A whole stream with these pieces."""
     events = [*(piece(api, text) for text in texts), final(api), *end_mark(api)]

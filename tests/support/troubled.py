@@ -1,6 +1,7 @@
 """A system whose first account, ``a-1``, meets a trouble, with or without others that could answer instead.
 
 ``a-2`` is its healthy sibling in the same pool; ``b-1`` stands alone in a pool of another provider.
+For Copilot the calls go through the stand-in for its command-line tool.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from smartfallback import (
     AccountSpec,
@@ -38,11 +42,12 @@ from smartfallback.model.circuits import PROVIDER, CircuitSettings, RateLimitRul
 from smartfallback.model.requests import OnBreak
 from smartfallback.model.snapshot import CircuitView
 from smartfallback.model.specs import QuotaSourceRule
+from smartfallback.simulation.copilot_cli import install_copilot
 from smartfallback.simulation.faults import Fault
 from smartfallback.simulation.lab import Lab
 from smartfallback.simulation.upstreams import INSTANT, DialectName, Upstream, UpstreamAccount
 
-KINDS = {kind.value: kind for kind in (ProviderKind.GEMINI, ProviderKind.OPENAI, ProviderKind.OPENCODE)}
+COPILOT, OPENCODE = "copilot", "opencode"
 QUESTION = replace(Request.ask("How do database indexes work?"), on_break=OnBreak.ERROR, timeout_s=30.0)
 WEEKLY = (WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, 5_000_000, "sun 00:00 UTC"),)
 
@@ -128,7 +133,7 @@ class Troubled:
     @property
     def asked(self) -> int:
         """How many calls reached the troubled upstream."""
-        return self.lab.counters("bad").requests
+        return self.lab.counters("bad", "a-1").requests
 
 
 @asynccontextmanager
@@ -141,42 +146,59 @@ async def troubled(
     provider_circuit: CircuitSettings | None = None,
     timeouts: Timeouts | None = None,
     context_tokens: int | None = None,
-    **chain: object,
+    **chain: Any,
 ) -> AsyncIterator[Troubled]:
     """The system with ``trouble`` at ``a-1``; ``chain`` are settings of the chain."""
-    dialect = DialectName(api)
-    upstreams = [
-        replace(_upstream("bad", dialect, "a-1"), context_tokens=context_tokens),
+    place = trouble if callable(trouble) else None
+    with TemporaryDirectory() as folder:
+        async with (
+            Lab(SystemClock(), random.Random(1), _upstreams(api, context_tokens)) as lab,
+            (place or _nowhere)() as url,
+        ):
+            if trouble is not None and not callable(trouble):
+                lab.set_fault("bad", trouble, "a-1")
+            settings: dict[str, Any] = {
+                "timeouts": timeouts or Timeouts(),
+                "account_circuit": circuit,
+                "provider_circuit": provider_circuit or replace(PROVIDER, failure_threshold=50),
+                "strategy": Strategy.ROUND_ROBIN,
+                "quota_source": QuotaSourceRule.NONE,
+            }
+            near = [_account("a-1", url or lab.base_url("bad")), _account("a-2", lab.base_url("good"))]
+            model = "maker/demo" if api == OPENCODE else "demo"
+            tool = (str(install_copilot(Path(folder), lab.base_url("bad"))),) if api == COPILOT else ()
+            first = PoolSpec(
+                "first",
+                ProviderKind(api),
+                "first-api",
+                tuple(near if others else near[:1]),
+                model,
+                command=tool,
+                **settings,
+            )
+            far = (_account("b-1", lab.base_url("other")),)
+            second = PoolSpec("second", ProviderKind.OPENAI, "second-api", far, "demo", **settings)
+            pools = (first, second) if others else (first,)
+            names = tuple(pool.name for pool in pools)
+            system = SystemSpec(pools, (ChainSpec("default", names, **chain),))
+            async with Orchestrator(system, rng=Brisk(1)) as orchestrator:
+                yield Troubled(lab, orchestrator)
+
+
+def _upstreams(api: str, context_tokens: int | None) -> list[Upstream]:
+    dialect = DialectName.OPENAI if api == COPILOT else DialectName(api)
+    # The tool is one for a whole pool, so there the siblings are accounts of one upstream.
+    of_bad = ("a-1", "a-2") if api == COPILOT else ("a-1",)
+    return [
+        replace(_upstream("bad", dialect, *of_bad), context_tokens=context_tokens),
         _upstream("good", dialect, "a-2"),
         _upstream("other", DialectName.OPENAI, "b-1"),
     ]
-    place = trouble if callable(trouble) else None
-    async with Lab(SystemClock(), random.Random(1), upstreams) as lab, (place or _nowhere)() as url:
-        if trouble is not None and not callable(trouble):
-            lab.set_fault("bad", trouble)
-        settings = {
-            "timeouts": timeouts or Timeouts(),
-            "account_circuit": circuit,
-            "provider_circuit": provider_circuit or replace(PROVIDER, failure_threshold=50),
-            "strategy": Strategy.ROUND_ROBIN,
-            "quota_source": QuotaSourceRule.NONE,
-        }
-        model = "maker/demo" if api == "opencode" else "demo"
-        accounts = [_account("a-1", url or lab.base_url("bad"))]
-        if others:
-            accounts.append(_account("a-2", lab.base_url("good")))
-        pools = [PoolSpec("first", KINDS[api], "first-api", tuple(accounts), model, **settings)]  # type: ignore[arg-type]
-        if others:
-            far = (_account("b-1", lab.base_url("other")),)
-            pools.append(PoolSpec("second", ProviderKind.OPENAI, "second-api", far, "demo", **settings))  # type: ignore[arg-type]
-        names = tuple(pool.name for pool in pools)
-        system = SystemSpec(tuple(pools), (ChainSpec("default", names, **chain),))  # type: ignore[arg-type]
-        async with Orchestrator(system, rng=Brisk(1)) as orchestrator:
-            yield Troubled(lab, orchestrator)
 
 
-def _upstream(name: str, dialect: DialectName, account: str) -> Upstream:
-    return Upstream(name, dialect, (UpstreamAccount(account, Secret(f"key-of-{account}")),), INSTANT)
+def _upstream(name: str, dialect: DialectName, *accounts: str) -> Upstream:
+    entries = tuple(UpstreamAccount(account, Secret(f"key-of-{account}")) for account in accounts)
+    return Upstream(name, dialect, entries, INSTANT)
 
 
 def _account(name: str, base_url: str) -> AccountSpec:
