@@ -269,3 +269,35 @@ async def test_what_expired_while_nothing_ran_is_collected_as_its_failure(weathe
         error = await eventually(lambda: orchestrator.collect(queued.request_id))
         assert isinstance(error, RequestError)
         assert error.failure.category is ErrorCategory.RATE_LIMIT
+
+
+async def test_forty_that_wait_are_all_answered_once_and_in_their_order_without_a_stampede(weather):
+    async with weather.orchestrator(limit=40) as orchestrator, contextlib.AsyncExitStack() as callers:
+        waiting: list[Caller] = []
+        for number in range(40):
+            request = replace(Request.ask(f"question {number}"), queue=QUESTION.queue)
+            waiting.append(await callers.enter_async_context(calling(orchestrator, request)))
+            await waiting[-1].sees(RequestQueued)
+        asked = len(weather.server.seen)
+        weather.clears()
+        for caller in waiting:
+            assert (await caller.sees(RequestFinished)).reply.text == "Rayleigh scattering"
+    prompts = [seen.body["messages"][-1]["content"] for seen in weather.server.seen[asked:]]
+    assert sorted(prompts) == sorted(f"question {number}" for number in range(40))
+    assert set(prompts[:2]) == {"question 0", "question 1"}
+
+
+async def test_twenty_that_wait_for_an_upstream_that_stays_down_ask_it_ever_more_rarely(weather):
+    request = replace(QUESTION, queue=QueueTerms(expires_s=1e6))
+    async with weather.orchestrator(limit=40) as orchestrator, contextlib.AsyncExitStack() as callers:
+        for _ in range(20):
+            caller = await callers.enter_async_context(calling(orchestrator, request))
+            await caller.sees(RequestQueued)
+        asked = len(weather.server.seen)
+        for _ in range(40):  # over three hours
+            weather.clock.advance(REST_S + 1.0)
+            orchestrator._maintenance.check(weather.clock.monotonic())
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await eventually(lambda: len(orchestrator.snapshot().queue.requests) == 20)
+        assert 4 <= len(weather.server.seen) - asked <= 40

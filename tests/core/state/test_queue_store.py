@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,16 @@ def test_requests_replies_and_errors_are_read_back_as_they_were():
     assert isinstance(back, RequestError)
     assert vars(back) == vars(error)
     assert str(back) == str(error)
+
+
+def test_no_field_is_left_out():
+    kept = json.loads(encode_queued(QueuedRequest("t", "mine", FULL, QueueTerms(), WALLED, EPOCH)))
+    assert set(kept["request"]) == {field.name for field in fields(Request)}
+    assert set(kept["failure"]) == {field.name for field in fields(Failure)}
+    reply = json.loads(encode_outcome(KeptOutcome("t", "mine", EPOCH, ANSWER)))["reply"]
+    assert set(reply) == {field.name for field in fields(Reply)}
+    assert set(reply["attempts"][0]) == set(AttemptRecord._fields)
+    assert set(reply["seams"][0]) == set(Seam._fields)
 
 
 @given(
