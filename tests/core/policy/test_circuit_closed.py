@@ -40,6 +40,14 @@ def test_1_a_start_as_open_ends_like_any_break() -> None:
     assert rig.path == [HALF_OPEN, CLOSED]
 
 
+def test_2_below_the_minimum_calls_a_slow_rate_never_opens() -> None:
+    rig = Rig(failure_threshold=1000, slow_call_s=5.0, slow_call_rate=0.5, min_calls=10)
+    rig.succeed(9, lasting=5.0)
+    assert rig.state is CLOSED
+    rig.succeed(lasting=5.0)
+    assert rig.state is OPEN
+
+
 def test_2_below_the_minimum_calls_a_rate_never_opens() -> None:
     rig = Rig(failure_threshold=1000, failure_rate=0.5, min_calls=10)
     rig.fail(9)
@@ -353,8 +361,12 @@ def test_a_429_counts_or_is_ignored_when_so_configured() -> None:
 def test_30_a_bad_configuration_is_refused_when_built_naming_the_value(
     bad: dict[str, float], named: str
 ) -> None:
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=named) as refused:
         CircuitSettings(**bad)  # type: ignore[arg-type]  # wrong values are the point
+    if named in bad:
+        found = bad[named]
+        shown = found.value if isinstance(found, CircuitState) else found
+        assert repr(shown) in str(refused.value), "what was found is told too"
 
 
 def test_a_call_noticed_as_slow_that_succeeds_later_is_slow_once() -> None:
