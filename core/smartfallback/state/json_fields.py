@@ -57,7 +57,13 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number; one that is missing without a default is an error too."""
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} is no number")
+        try:
+            finite = math.isfinite(value)
+        except OverflowError:  # a whole number beyond what a float can hold
+            finite = False
+        if not finite:
             raise ValueError(f"{name} is no finite number")
         return value
 

@@ -175,6 +175,7 @@ def test_any_request_is_read_back_as_it_was(text, terms, temperature, pin, avoid
         encode_queued(queued("t")).replace('"user"', '"nobody"'),
         encode_queued(queued("t")).replace("3600.0", "-1"),
         encode_queued(queued("t")).replace("3600.0", "NaN"),
+        encode_queued(queued("t")).replace("3600.0", "1" + "0" * 400),
         encode_queued(queued("t")).replace('"stream": true', '"stream": 1'),
         encode_queued(queued("t")).replace("[{", "[4, {"),
         encode_queued(queued("t")).replace('"avoid": []', '"avoid": [1]'),
