@@ -54,7 +54,8 @@ def modules() -> list[Path]:
 def tests() -> list[Path]:
     """What may notice it: the tests of the policy floor that are about circuits, quota and their parts."""
     folder = ROOT / "tests" / "core" / "policy"
-    return sorted(path for word in ("circuit", "ledger", "quota") for path in folder.glob(f"test_{word}*.py"))
+    found = {path for word in ("circuit", "ledger", "quota") for path in folder.glob(f"test_{word}*.py")}
+    return sorted(found - {folder / "test_circuit_behaviours.py"})  # that one tests the tests
 
 
 def lay_out(chosen: list[Path]) -> None:

@@ -320,7 +320,7 @@ def test_a_429_whose_test_fails_opens_for_exactly_its_own_time() -> None:
     assert rig.state is CLOSED
 
 
-def test_50_parallel_429s_escalate_once() -> None:
+def test_fifty_parallel_429s_escalate_once() -> None:
     rig = Rig(on_rate_limit=RateLimitRule.HALF_OPEN)
     permits = [rig.acquire() for _ in range(50)]
     for permit in permits:
