@@ -83,6 +83,11 @@ INITIAL_USAGE: Final[Mapping[str, float]] = MappingProxyType(
 )
 """What the accounts have used of their window when the demo begins, in the window's unit."""
 
+_HEDGE_AFTER_S: Final = 2.5
+"""Rarely without an incident: a first token takes half a second, and four seconds in one of the incidents."""
+_CACHE_S: Final = 900.0
+_QUEUE_S: Final = 300.0
+
 CHAIN_SHARES: Final = MappingProxyType({"default": 0.8, "fast": 0.2})
 """How the background traffic is spread over the chains."""
 
@@ -204,7 +209,13 @@ def demo_spec(
         _local_pool(model_path, demo_model),
     )
     chains = (
-        ChainSpec("default", (ANTIGRAVITY, COPILOT, OPENCODE, LOCAL)),
+        ChainSpec(
+            "default",
+            (ANTIGRAVITY, COPILOT, OPENCODE, LOCAL),
+            hedge_after_s=_HEDGE_AFTER_S,
+            cache_s=_CACHE_S,
+            queue_s=_QUEUE_S,
+        ),
         ChainSpec("fast", (COPILOT, ANTIGRAVITY, LOCAL)),
     )
     return SystemSpec(pools, chains, simulated=True)
