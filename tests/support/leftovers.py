@@ -37,8 +37,12 @@ def held(orchestrator: Orchestrator, now: float) -> dict[str, float]:
     found["callers in the line"] = len(services.capacity)
     found["requests shown in flight"] = view.traffic.in_flight
     found["requests in the queue"] = len(view.queue.requests)
-    found["runs"] = sum(not run.stopped.is_set() for run in orchestrator._runs.values())
     return {name: count for name, count in found.items() if count}
+
+
+def unfinished(orchestrator: Orchestrator) -> int:
+    """Requests that have not come to their end, whether or not they hold anything."""
+    return sum(not run.stopped.is_set() for run in orchestrator._runs.values())
 
 
 def open_sockets() -> set[str]:
