@@ -15,10 +15,13 @@ from aiohttp import web
 from smartfallback.simulation.dialects import HTML_PAGE, NOISE, Dialect, Finish, Question
 from smartfallback.simulation.faults import (
     CutStream,
+    DoubledEnd,
     Garbage,
     GarbageKind,
+    NoUsage,
     OverloadInStream,
     PlainFault,
+    SignsOfLife,
     SlowFirstToken,
     StallBeforeFirstToken,
     StallMidStream,
@@ -26,6 +29,7 @@ from smartfallback.simulation.faults import (
 
 TICK_S: Final = 0.1
 """One write each tick carries all tokens due by then: a write per token costs ten times the CPU."""
+SIGN_OF_LIFE: Final = b": still at it\n\n"
 UNPACED_TOKENS: Final = 8
 """Tokens a write when the speed is infinite, so that such an answer still comes in pieces."""
 
@@ -37,6 +41,8 @@ class Ending(StrEnum):
     CUT = "cut"
     CLEAN_CUT = "clean cut"
     STALL = "stall"
+    SIGNS_OF_LIFE = "signs of life"
+    DOUBLED = "doubled"
     JUNK = "junk"
     OVERLOAD = "overload"
 
@@ -51,6 +57,18 @@ class Script(NamedTuple):
     stop_after: int
     ending: Ending
     junk: bytes = b""
+    sign_every_s: float = math.inf
+    counted: bool = True
+
+    @property
+    def pauses(self) -> bool:
+        """Whether what follows the stop comes once the fault is lifted."""
+        return self.ending in (Ending.STALL, Ending.SIGNS_OF_LIFE)
+
+    @property
+    def breaks(self) -> bool:
+        """Whether the answer never becomes whole."""
+        return not self.pauses and self.ending not in (Ending.COMPLETE, Ending.DOUBLED)
 
     @classmethod
     def of(
@@ -65,20 +83,26 @@ class Script(NamedTuple):
         truncated = limit is not None and len(tokens) > limit
         tokens = tokens[:limit] if truncated else tokens
         wait_s, speed = pace
-        stop, ending, junk = len(tokens), Ending.COMPLETE, b""
+        stop, ending, junk, sign_every_s = len(tokens), Ending.COMPLETE, b"", math.inf
         if isinstance(fault, SlowFirstToken):
             wait_s += fault.delay_s
         elif isinstance(fault, StallBeforeFirstToken):
             stop, ending = 0, Ending.STALL
         elif isinstance(fault, StallMidStream):
             stop, ending = fault.after_tokens, Ending.STALL
+        elif isinstance(fault, SignsOfLife):
+            stop, ending, sign_every_s = fault.after_tokens, Ending.SIGNS_OF_LIFE, fault.every_s
+        elif isinstance(fault, DoubledEnd):
+            ending = Ending.DOUBLED
         elif isinstance(fault, CutStream):
             stop, ending = fault.after_tokens, Ending.CLEAN_CUT if fault.clean else Ending.CUT
         elif isinstance(fault, OverloadInStream):
             stop, ending = fault.after_tokens, Ending.OVERLOAD
         elif isinstance(fault, Garbage):
             stop, ending, junk = fault.after_tokens, Ending.JUNK, junk_of(fault.kind, question)
-        return cls(tokens, truncated, wait_s, speed, min(stop, len(tokens)), ending, junk)
+        counted = not isinstance(fault, NoUsage)
+        stop = min(stop, len(tokens))
+        return cls(tokens, truncated, wait_s, speed, stop, ending, junk, sign_every_s, counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +136,9 @@ class Delivery:
         async for piece in paced(script.tokens[: script.stop_after], script.tokens_per_s):
             await response.write(dialect.piece(*call, "".join(piece)))
             yield len(piece)
-        if script.ending is Ending.STALL:
-            await self._wait(math.inf)
+        if script.pauses:
+            while not await self._lifted_within(script.sign_every_s):
+                await response.write(SIGN_OF_LIFE)
             async for piece in paced(script.tokens[script.stop_after :], script.tokens_per_s):
                 await response.write(dialect.piece(*call, "".join(piece)))
                 yield len(piece)
@@ -124,18 +149,19 @@ class Delivery:
         elif script.ending is Ending.JUNK:
             await response.write(script.junk)
         elif script.ending is not Ending.CLEAN_CUT:
-            await response.write(dialect.tail(*call, self._finish()))
+            tail = dialect.tail(*call, self._finish())
+            await response.write(tail * 2 if script.ending is Ending.DOUBLED else tail)
 
     async def _whole(self) -> AsyncIterator[int]:
         script, response, total = self.script, self.response, len(self.script.tokens)
         body = self.dialect.whole(self.call_id, self.question, "".join(script.tokens), self._finish())
         await self._wait(script.wait_s)
-        before = script.stop_after if script.ending is Ending.STALL else total
+        before = script.stop_after if script.pauses else total
         await self._wait(before / script.tokens_per_s)
-        if script.ending is Ending.STALL:
+        if script.pauses:
             # Without streaming nothing is on the wire before the answer is complete.
             await self._wait(math.inf)
-        broken = script.ending not in (Ending.COMPLETE, Ending.STALL)
+        broken = script.breaks
         sent = body[: len(body) // 2] if broken else body
         if script.ending is Ending.JUNK:
             sent += script.junk
@@ -148,7 +174,12 @@ class Delivery:
             _hang_up(self.request)
 
     def _finish(self) -> Finish:
-        return Finish(self.question.input_tokens, len(self.script.tokens), self.script.truncated)
+        script = self.script
+        return Finish(self.question.input_tokens, len(script.tokens), script.truncated, script.counted)
+
+    async def _lifted_within(self, seconds: float) -> bool:
+        await self._wait(seconds)
+        return self.lifted is None or self.lifted.is_set()
 
     async def _wait(self, seconds: float) -> None:
         await wait_until_lifted(self.lifted, seconds)

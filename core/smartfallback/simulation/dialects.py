@@ -68,11 +68,15 @@ class Question(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """How an answer ends. ``truncated`` means that the token limit cut it short."""
+    """How an answer ends. ``truncated`` means that the token limit cut it short.
+
+    Unless it is ``counted``, its tokens are not told.
+    """
 
     input_tokens: int
     output_tokens: int
     truncated: bool = False
+    counted: bool = True
 
 
 class Wire(NamedTuple):

@@ -155,6 +155,34 @@ class StallMidStream:
 
 
 @dataclass(frozen=True, slots=True)
+class SignsOfLife:
+    """After this many tokens only comment lines come, until the client goes or the fault is lifted.
+
+    Without streaming, and where the protocol's own events are its signs of life, nothing comes.
+
+    Raises:
+        ValueError: The pause between two of them is not above 0.
+    """
+
+    after_tokens: int = 0
+    every_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.every_s > 0:
+            raise ValueError(f"every_s must be above 0, not {self.every_s!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class DoubledEnd:
+    """Whatever ends a stream is sent twice. Without streaming, and with OpenCode, nothing is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoUsage:
+    """Answers come without token counts. OpenCode is not concerned, whose protocol always has them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Garbage:
     """A 200 with something that is no answer; with ``after_tokens``, in the middle of one."""
 
@@ -205,6 +233,9 @@ PlainFault = (
     | SlowFirstToken
     | CutStream
     | StallMidStream
+    | SignsOfLife
+    | DoubledEnd
+    | NoUsage
     | Garbage
     | EmptyAnswer
     | OverloadInStream

@@ -189,7 +189,8 @@ def _answer(call_id: str, question: Question, text: str, finish: Finish | None =
     }
     if finish is not None:
         candidate["finishReason"] = "MAX_TOKENS" if finish.truncated else "STOP"
-        answer["usageMetadata"] = _usage(finish)
+        if finish.counted:
+            answer["usageMetadata"] = _usage(finish)
     return answer
 
 

@@ -144,7 +144,7 @@ class OpenAiWire:
     def tail(self, call_id: str, question: Question, finish: Finish) -> bytes:
         """The final chunk, the usage chunk if it was asked for, and ``[DONE]``."""
         events = _event(_chunk(call_id, question, {}, _reason(finish)))
-        if question.include_usage:
+        if question.include_usage and finish.counted:
             usage = _chunk(call_id, question, None)
             usage["usage"] = _usage(finish)
             events += _event(usage)
@@ -220,13 +220,14 @@ def _chunk(
 
 def _completion(call_id: str, question: Question, text: str, reason: str, finish: Finish) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
+    counts = {"usage": _usage(finish)} if finish.counted else {}
     return {
         "id": f"chatcmpl-{call_id}",
         "object": "chat.completion",
         "created": 0,
         "model": question.model,
         "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-        "usage": _usage(finish),
+        **counts,
     }
 
 

@@ -295,11 +295,11 @@ class OpenCodeServer(UpstreamServer):
 
     async def _turn(self, session: _Session, script: Script, lifted: asyncio.Event | None) -> None:
         """What a fault does after the last token that it lets through."""
-        if script.ending is Ending.STALL:
+        if script.pauses:
             await wait_until_lifted(lifted, math.inf)
         elif script.ending is Ending.OVERLOAD:
             raise _Failed(self.dialect.error(Problem(ProblemKind.STATUS, 503), self._clock.time()))
-        elif script.ending is not Ending.COMPLETE:
+        elif script.breaks:
             if script.ending is Ending.JUNK:
                 self._say(session, script.junk)
             self._sever(session, clean=script.ending is not Ending.CUT)

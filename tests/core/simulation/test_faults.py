@@ -12,6 +12,7 @@ from smartfallback.simulation.faults import (
     Banned,
     BurstLimit,
     CutStream,
+    DoubledEnd,
     EmptyAnswer,
     Fault,
     Flapping,
@@ -19,10 +20,12 @@ from smartfallback.simulation.faults import (
     GarbageKind,
     HttpStatus,
     KeyRevoked,
+    NoUsage,
     OverloadInStream,
     QuotaWall,
     ResetConnection,
     SafetyBlock,
+    SignsOfLife,
     SlowFirstToken,
     StallBeforeFirstToken,
     StallMidStream,
@@ -200,13 +203,15 @@ async def test_a_clean_cut_ends_the_response_without_a_final_event(lab: Lab, nam
 
 @both
 @with_and_without_stream
-@pytest.mark.parametrize("fault", [StallBeforeFirstToken(), StallMidStream(10), SlowFirstToken(3_600)])
+@pytest.mark.parametrize(
+    "fault", [StallBeforeFirstToken(), StallMidStream(10), SlowFirstToken(3_600), SignsOfLife(10, 0.01)]
+)
 async def test_a_stalled_answer_goes_on_when_the_fault_is_lifted(
     lab: Lab, clock: FakeClock, name: str, stream: bool, fault: Fault
 ) -> None:
     active = lab.set_fault(name, fault)
     call = asyncio.create_task(ask(lab, name, clock, stream=stream))
-    expected = 10 if stream and isinstance(fault, StallMidStream) else 0
+    expected = 10 if stream and isinstance(fault, StallMidStream | SignsOfLife) else 0
     async with asyncio.timeout(10):
         await lab.until(lambda: lab.counters(name).in_flight == 1)
         await lab.until(lambda: lab.counters(name).tokens_served == expected)
@@ -244,6 +249,46 @@ async def test_an_empty_answer_is_a_200_without_content(lab: Lab, name: str) -> 
     lab.set_fault(name, EmptyAnswer())
     raw = await ask_raw(lab, name)
     assert (raw.status, raw.body) == (200, b"")
+
+
+@both
+async def test_signs_of_life_are_comments_and_nothing_else(lab: Lab, name: str) -> None:
+    active = lab.set_fault(name, SignsOfLife(4, every_s=0.01))
+    call = asyncio.create_task(ask_raw(lab, name))
+    async with asyncio.timeout(10):
+        await lab.until(lambda: lab.counters(name).tokens_served == 4)
+        await asyncio.sleep(0.05)
+        lab.lift(active)
+        raw = await call
+    assert raw.broken is None
+    comments = [line for line in raw.body.splitlines() if line.startswith(b":")]
+    assert len(comments) >= 2
+    with pytest.raises(ValueError, match="every_s"):
+        SignsOfLife(every_s=0)
+
+
+@both
+async def test_a_doubled_end_is_there_twice_and_told_once(lab: Lab, clock: FakeClock, name: str) -> None:
+    whole = await ask_raw(lab, name)
+    lab.set_fault(name, DoubledEnd())
+    doubled = await ask_raw(lab, name)
+    ends = [b'"STOP"' if name == "gemini" else b"[DONE]"]
+    assert [whole.body.count(end) for end in ends] == [1]
+    assert [doubled.body.count(end) for end in ends] == [2]
+    answer = await ask(lab, name, clock)
+    assert (answer.failure, answer.finish) == (None, "stop")
+    assert answer.usage is not None
+
+
+@both
+@with_and_without_stream
+async def test_an_answer_without_usage_has_all_but_that(
+    lab: Lab, clock: FakeClock, name: str, stream: bool
+) -> None:
+    lab.set_fault(name, NoUsage())
+    answer = await ask(lab, name, clock, stream=stream)
+    assert (answer.failure, answer.finish, answer.usage) == (None, "stop", None)
+    assert answer.text
 
 
 async def test_flapping_comes_and_goes_with_its_period(lab: Lab, clock: FakeClock) -> None:
