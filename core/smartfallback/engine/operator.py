@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.placement import Placement
+from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.quota_desk import QuotaDesk
 from smartfallback.engine.roster import AccountRuntime, Roster
 from smartfallback.engine.settlement import Settlement
@@ -20,6 +21,7 @@ from smartfallback.model.commands import (
     CorrectQuota,
     Disable,
     Drain,
+    DropQueued,
     Enable,
     ForceFailover,
     OpenCircuit,
@@ -52,8 +54,10 @@ class Operator:
         clock: Clock,
         bus: Bus,
         quota: QuotaDesk,
+        queue: QueueDesk,
     ) -> None:
         self._quota = quota
+        self._queue = queue
         self._roster = roster
         self._placement = placement
         self._settlement = settlement
@@ -95,6 +99,13 @@ class Operator:
                 return self._refresh_quota(self._account(name))
             case CorrectQuota():
                 return self._correct_quota(command)
+            case DropQueued(request_id=request_id):
+                return self._drop(request_id)
+
+    def _drop(self, request_id: str) -> str:
+        if not self._queue.drop(request_id):
+            raise Refused(f"no request {request_id!r} waits in the queue")
+        return f"request {request_id} is out of the queue and fails"
 
     def _account(self, name: str) -> AccountRuntime:
         account = self._roster.accounts.get(name)
@@ -183,7 +194,9 @@ class Operator:
         for circuit in [self._circuit(target) for target in targets]:
             if not circuit.may_become(mode):
                 state = circuit.state
-                raise Refused(f"the circuit of {circuit.target} is {state} and can't be {mode}; close it first")
+                raise Refused(
+                    f"the circuit of {circuit.target} is {state} and can't be {mode}; close it first"
+                )
         changes: dict[CircuitState, tuple[Callable[[Circuit, float], None], str]] = {
             CircuitState.CLOSED: (lambda circuit, now: circuit.close(reason, now), "closed"),
             CircuitState.HALF_OPEN: (lambda circuit, now: circuit.half_open(now, reason), "probing"),

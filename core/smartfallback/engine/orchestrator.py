@@ -142,7 +142,7 @@ class Orchestrator:
             source_factory = _built_in_sources if provider_factory is None else without_sources
         self._quota = QuotaDesk(self._roster, self._placement, self._clock, self._bus, rng, source_factory)
         self._operator = Operator(
-            self._roster, self._placement, settlement, self._clock, self._bus, self._quota
+            self._roster, self._placement, settlement, self._clock, self._bus, self._quota, self._queue
         )
         self._meters = Meters(
             {pool.name: _pool_accounts(pool) for pool in self._roster.pools.values()},

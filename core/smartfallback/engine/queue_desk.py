@@ -214,6 +214,12 @@ class QueueDesk:
         if self._archive is not None:
             self._archive.forget(request_id)
 
+    def drop(self, request_id: str) -> bool:
+        """End the wait of a request, as if its time were up; False when it does not wait."""
+        waits = request_id in self._entries
+        self._end_waiting(request_id)
+        return waits
+
     def expires_at(self, request_id: str) -> float | None:
         """When a request that waits expires, in epoch seconds; None when it does not wait."""
         entry = self._entries.get(request_id)

@@ -120,7 +120,7 @@ class Run:
             await close_all(stopped)
             raise
         finally:
-            self._services.queue.ended(self._request_id)
+            self._stay.over()
             try:
                 if not self._ended:
                     # The caller went away, or the generator was closed before its end.
@@ -168,7 +168,7 @@ class Run:
             return (await self._attempt_ended(happened),)
         attempt = self._attempt = happened.attempt
         self._tries.answers(attempt)
-        self._services.queue.answered(self._request_id)
+        self._stay.answered()
         if self._first_token_s is None:
             self._first_token_s = self._elapsed()
         events = await self._end_others(attempt)

@@ -51,6 +51,7 @@ class Stay:
         self._restored = restored
         self._since = services.clock.monotonic() if restored is None else restored.since
         self._rounds = 0
+        self._entered = False
         self.waited_s = 0.0
         """Seconds since it first came into the queue, as of its latest replay."""
 
@@ -84,6 +85,7 @@ class Stay:
         expires_at = desk.expires_at(self._request_id)
         if place is None or expires_at is None:
             return replace(failure, hint="the queue takes no more: it is full, or the time to wait is up")
+        self._entered = True
         return self._announce.queued(terms.priority, place, expires_at, failure)
 
     async def end(self) -> tuple[Grant, RequestReplayed] | None:
@@ -94,6 +96,16 @@ class Stay:
         self._rounds += 1
         self.waited_s = self._services.clock.monotonic() - self._since
         return grant, self._announce.replayed(self.waited_s, restored=self._restored is not None)
+
+    def answered(self) -> None:
+        """The replay has brought the first token."""
+        if self._entered:
+            self._services.queue.answered(self._request_id)
+
+    def over(self) -> None:
+        """The request is over, however it ended."""
+        if self._entered:
+            self._services.queue.ended(self._request_id)
 
     def _terms(self) -> QueueTerms | None:
         if self._restored is not None:

@@ -136,6 +136,13 @@ class CorrectQuota:
     window: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DropQueued:
+    """Take a request out of the queue: it fails with the reason for which it waited."""
+
+    request_id: str
+
+
 Command = (
     Drain
     | Resume
@@ -149,6 +156,7 @@ Command = (
     | SetStrategy
     | RefreshQuota
     | CorrectQuota
+    | DropQueued
 )
 
 

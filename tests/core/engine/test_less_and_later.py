@@ -12,6 +12,7 @@ from smartfallback import (
     AttemptStarted,
     DegradationKind,
     Delta,
+    DropQueued,
     ErrorCategory,
     NextStep,
     ProviderKind,
@@ -319,6 +320,32 @@ async def test_a_caller_that_goes_away_leaves_the_queue(start, upstream):
     answer.cancel()
     await asyncio.wait({answer})
     assert orchestrator.snapshot().queue.requests == ()
+
+
+async def test_an_operator_takes_a_request_out_of_the_queue(start, upstream):
+    upstream.always("a-1", [WALL])
+    orchestrator = await start(system(pool("main", "a-1"), queue_s=600.0))
+    answer = asyncio.create_task(orchestrator.chat(ask(id="mine")))
+    await asyncio.wait({answer}, timeout=0.02)
+    assert not orchestrator.execute(DropQueued("yours")).ok
+    assert orchestrator.execute(DropQueued("mine")).ok
+    with pytest.raises(RequestError) as caught:
+        await answer
+    assert caught.value.failure.category is ErrorCategory.QUOTA_EXHAUSTED
+    assert orchestrator.snapshot().queue.requests == ()
+
+
+async def test_another_request_of_the_same_name_does_not_end_the_wait(start, upstream, clock):
+    upstream.queue("a-1", [WALL])
+    orchestrator = await start(system(pool("main", "a-1"), pool("next", "b-1"), queue_s=600.0))
+    waiting = asyncio.create_task(orchestrator.chat(ask(id="twin", avoid=frozenset({"b-1"}))))
+    await asyncio.wait({waiting}, timeout=0.02)
+    assert len(orchestrator.snapshot().queue.requests) == 1
+    with pytest.raises(RequestError, match="twin"):
+        await orchestrator.chat(ask(id="twin"))
+    assert len(orchestrator.snapshot().queue.requests) == 1
+    clock.advance(61.0)
+    assert (await waiting).text == "Hello world"
 
 
 async def test_an_answer_that_has_begun_is_never_queued(start, upstream):
