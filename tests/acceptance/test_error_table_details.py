@@ -32,6 +32,7 @@ from smartfallback.simulation.faults import (
     OverloadInStream,
     QuotaWall,
     SafetyBlock,
+    SignsOfLife,
     SlowFirstToken,
     StallBeforeFirstToken,
     StallMidStream,
@@ -138,6 +139,7 @@ BROKEN: list[tuple[Fault, ErrorCategory, TimeoutPhase | None]] = [
     (Garbage(GarbageKind.SSE, 5), ErrorCategory.MALFORMED_RESPONSE, None),
     (OverloadInStream(5), ErrorCategory.TRANSIENT_ERROR, None),
     (StallMidStream(5), ErrorCategory.TIMEOUT, TimeoutPhase.IDLE),
+    (SignsOfLife(5, every_s=0.05), ErrorCategory.TIMEOUT, TimeoutPhase.IDLE),
 ]
 
 

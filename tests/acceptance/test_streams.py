@@ -229,6 +229,22 @@ async def test_a_doubled_end_is_told_once(api: str) -> None:
 
 
 @BOTH
+async def test_signs_of_life_after_the_end_hold_no_answer_back(api: str) -> None:
+    """A server that never closes its stream, and sends comments on it for ever, has still answered."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for event in wire(piece(api, "The "), final(api, "end.")):
+            yield event
+        async for part in every(0.02, b": keep-alive\n\n"):
+            yield part
+
+    async with troubled(api, serving(pieces), others=False, timeouts=IDLE) as system:
+        result = await system.ask(timeout_s=5.0)
+        assert (result.answer.text, result.answer.usage) == ("The end.", Usage(7, 3))
+        assert result.answer.latency_s < 4 * IDLE.idle_s
+
+
+@BOTH
 async def test_missing_counts_are_estimated_and_said_to_be(api: str) -> None:
     events = wire(piece(api, "word " * 100), final(api, usage=None), *end_mark(api))
     async with troubled(api, serving(events), others=False) as system:

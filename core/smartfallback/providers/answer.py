@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -196,7 +197,7 @@ class AnswerReader:
         after_finish_s: How long to wait for usage and the end of the body once a finish reason came.
     """
 
-    __slots__ = ("_after_finish_s", "_answer", "_decoder", "_exchange", "_over")
+    __slots__ = ("_after_finish_s", "_answer", "_decoder", "_exchange", "_over", "_over_at")
 
     def __init__(self, exchange: Exchange, answer: Answer, after_finish_s: float) -> None:
         self._exchange = exchange
@@ -204,6 +205,7 @@ class AnswerReader:
         self._after_finish_s = after_finish_s
         self._decoder: SseDecoder | None = None
         self._over = False
+        self._over_at: float | None = None
 
     async def texts(self) -> list[str] | None:
         """The texts in the next piece of the body, none for a sign of life; None at the end.
@@ -253,10 +255,16 @@ class AnswerReader:
 
     async def _read(self) -> bytes | None:
         if self._answer.finish is None or self._answer.finish_is_vague:
+            self._over_at = None
             return await self._exchange.read()
+        now = asyncio.get_running_loop().time()
+        if self._over_at is None:
+            self._over_at = now + self._after_finish_s
+        elif now >= self._over_at:
+            return None
         # All text is there: whatever goes wrong from here on costs at most the token counts.
         with suppress(ProviderError):
-            return await self._exchange.read_within(self._after_finish_s)
+            return await self._exchange.read_within(self._over_at - now)
         return None
 
     def _feed(self, events: Iterable[bytes]) -> list[str]:
