@@ -155,11 +155,11 @@ async def test_a_state_directory_that_can_not_be_made_is_told_and_the_answer_com
 
 
 async def test_an_answer_that_breaks_off_keeps_what_came_and_fails(tmp_path: Path) -> None:
-    async with servers(streams(BEGUN), streams(WHOLE)) as [cutting, other]:
-        config = written(tmp_path, cutting.url, other.url)
+    async with servers(streams(BEGUN)) as [cutting]:
+        config = written(tmp_path, cutting.url)
+        config.write_text(config.read_text() + 'on_break = "error"\n')
         done = await chat(tmp_path, config)
         as_json = await chat(tmp_path, config, "--json")
-        assert other.seen == []
     assert (done.returncode, done.stdout) == (1, "Blue light scatters\n")
     assert "The answer broke off: malformed_response" in done.stderr
     assert "acc-1 (p1, m-1)" in done.stderr
@@ -167,6 +167,24 @@ async def test_an_answer_that_breaks_off_keeps_what_came_and_fails(tmp_path: Pat
     answer = json.loads(as_json.stdout)
     assert (answer["ok"], answer["text"]) == (False, "Blue light scatters")
     assert answer["error"]["category"] == "malformed_response"
+
+
+async def test_an_answer_that_breaks_off_is_continued_and_the_seam_told(tmp_path: Path) -> None:
+    rest = [sse_bytes(piece("light scatters"), piece(" most.", "stop"), USAGE, "[DONE]")]
+    async with servers(streams(BEGUN), streams(rest)) as [cutting, other]:
+        config = written(tmp_path, cutting.url, other.url)
+        done = await chat(tmp_path, config)
+        as_json = await chat(tmp_path, config, "--json")
+    assert (done.returncode, done.stdout) == (0, "Blue light scatters most.\n")
+    assert (
+        "Broke off at acc-1 after 19 characters; acc-2 goes on, 14 repeated characters left out"
+        in done.stderr
+    )
+    answer = json.loads(as_json.stdout)
+    assert (answer["text"], answer["degraded"]) == ("Blue light scatters most.", True)
+    assert [(seam["broken"], seam["resumed"], seam["at"]) for seam in answer["seams"]] == [
+        ("acc-1", "acc-2", 19)
+    ]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -24,15 +24,18 @@ from smartfallback.cli.terminal import (
 from smartfallback.config import ConfigError, default_config_path
 from smartfallback.config.mistakes import nearest, one_of
 from smartfallback.model.events import (
+    AnswerResumed,
     AttemptFailed,
     Delta,
     Event,
     RequestDegraded,
     RequestEvent,
     RequestFinished,
+    RequestQueued,
+    RequestReplayed,
     StateNotice,
 )
-from smartfallback.model.outcomes import AttemptResult, RequestError
+from smartfallback.model.outcomes import AttemptResult, NextStep, RequestError
 from smartfallback.model.requests import Origin, Request
 
 if TYPE_CHECKING:
@@ -240,17 +243,41 @@ class _Transcript:
             answer(event.text)
             if event.text:
                 self._open_line = not event.text.endswith("\n")
-        elif isinstance(event, AttemptFailed):
-            self.end_line()
-            tell(one_line(f"{event.account}: {event.failure}; {event.then.value}"))
-        elif isinstance(event, RequestDegraded):
-            self.end_line()
-            tell(one_line(f"Degraded: {event.degradation.detail}"))
+            return
+        told = _told(event)
+        if told:
+            goes_on = isinstance(event, AnswerResumed) or (
+                isinstance(event, AttemptFailed) and event.then is NextStep.CONTINUE
+            )
+            if not goes_on:
+                self.end_line()
+            elif self._open_line and sys.stdout.isatty():
+                tell("")  # the answer goes on in the middle of a line, so only the screen gets a new one
+            tell(one_line(told))
 
     def end_line(self) -> None:
         if self._open_line:
             self._open_line = False
             answer("\n")
+
+
+def _told(event: Event) -> str:
+    """What people are told of an event while the answer comes; empty for most."""
+    match event:
+        case AttemptFailed():
+            return f"{event.account}: {event.failure}; {event.then.value}"
+        case RequestDegraded():
+            return f"Degraded: {event.degradation.detail}"
+        case AnswerResumed(seam=seam):
+            removed = f", {seam.overlap} repeated characters left out" if seam.overlap else ""
+            return f"Broke off at {seam.broken} after {seam.at} characters; {seam.resumed} goes on{removed}."
+        case RequestQueued():
+            until = expected(event.expires_at, time.time())
+            return f"Queued at place {event.place}: {event.failure}; given up {until}."
+        case RequestReplayed():
+            return f"Out of the queue after {event.waited_s:.0f} s."
+        case _:
+            return ""
 
 
 def _tell_who_answered(reply: Reply, *, simulated: bool) -> None:
@@ -264,6 +291,8 @@ def _tell_who_answered(reply: Reply, *, simulated: bool) -> None:
             f"{about}{usage.input_tokens} + {usage.output_tokens} tokens{cost}."
         )
     )
+    if reply.cached_age_s is not None:
+        tell(f"This is an earlier answer, {reply.cached_age_s:.0f} s old: nobody can answer now.")
     before = [record for record in reply.attempts if record.result is not AttemptResult.SUCCESS]
     if before:
         tell("Tried before:")
