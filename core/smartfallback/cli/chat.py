@@ -35,7 +35,7 @@ from smartfallback.model.events import (
     RequestReplayed,
     StateNotice,
 )
-from smartfallback.model.outcomes import AttemptResult, NextStep, RequestError
+from smartfallback.model.outcomes import AttemptResult, RequestError
 from smartfallback.model.requests import Origin, Request
 
 if TYPE_CHECKING:
@@ -246,13 +246,8 @@ class _Transcript:
             return
         told = _told(event)
         if told:
-            goes_on = isinstance(event, AnswerResumed) or (
-                isinstance(event, AttemptFailed) and event.then is NextStep.CONTINUE
-            )
-            if not goes_on:
-                self.end_line()
-            elif self._open_line and sys.stdout.isatty():
-                tell("")  # the answer goes on in the middle of a line, so only the screen gets a new one
+            if self._open_line and sys.stdout.isatty():
+                tell("")  # the answer may go on in the middle of a line, so only the screen gets a new one
             tell(one_line(told))
 
     def end_line(self) -> None:
