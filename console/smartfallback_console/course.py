@@ -52,6 +52,10 @@ MOST_TELLING = (
 """Where one kind has to stand for all: first those that change the answer itself."""
 
 
+ERROR_STATUS = 400
+"""From this HTTP status on it says why an attempt failed."""
+
+
 class Outcome(StrEnum):
     """How a request stands."""
 
@@ -95,9 +99,12 @@ class Hop:
             return "moved"
         if self.failure is None:
             return ""
-        if self.failure.http_status:
-            return str(self.failure.http_status)
-        return self.failure.category.value.replace("_error", "").replace("_", " ")
+        if self.then == NextStep.CONTINUE.value:
+            return "broke off"
+        status = self.failure.http_status or 0
+        if status >= ERROR_STATUS:  # trouble inside a good response is no 200
+            return str(status)
+        return self.failure.category.value.removesuffix("_error").removesuffix("_response").replace("_", " ")
 
 
 @dataclass(slots=True)

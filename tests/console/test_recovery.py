@@ -55,7 +55,7 @@ async def test_the_feed_tells_each_recovery_in_its_line(console: Opener) -> None
     for told in (
         "ag-1 outrun ∥ copilot-work ✓",
         "ag-2 ✓ ∥ ag-7 outrun",
-        "ag-3 ✗malformed response ⇢ copilot-work ✓",
+        "ag-3 ✗broke off ⇢ copilot-work ✓",
         "▽ continued +1",
         "ag-1 ✗500 → ◷ 3m 20s → ag-2 ✓",
         "ag-8 ✗429 → cache ✓ 4m old",
@@ -129,6 +129,12 @@ def test_attempts_whose_events_were_lost_are_taken_from_the_reply() -> None:
     del story.events[1:4]
     (entry,) = log_of(story)
     assert path_of(entry) == "ag-1 500 → ag-2"
+
+
+def test_trouble_inside_a_good_response_is_not_called_200() -> None:
+    broken = replace(recovery_data.CUT, http_status=200)
+    (entry,) = log_of(Story("a").routed("ag-1").starts(1, "ag-1").fails(1, broken).starts(2, "ag-2"))
+    assert path_of(entry) == "ag-1 malformed → ag-2"
 
 
 def test_both_of_a_hedged_pair_run_until_one_answers() -> None:

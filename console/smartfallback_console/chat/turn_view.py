@@ -59,7 +59,8 @@ class Footer(Widget):
         if self._turn is None:
             return []
         lead = wording.Piece("▾ " if self._opened else "▸ ", "$primary")
-        return wording.flow(wording.summary(self._turn), max(8, width), lead)
+        width = max(8, width)
+        return wording.flow(wording.summary(self._turn, width - len(lead.text)), width, lead)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002 - Textual's signature
         """As many lines as the groups fill."""

@@ -25,6 +25,8 @@ STRONG = "bold"
 NAME_CELLS = 24
 PATH_HOPS = 6
 """Attempts shown in a path; of a longer one the middle is counted."""
+SHORTEST_PATH = 2
+"""So many are shown however little room there is, one of them as a number."""
 SHOWN_SKIPS = 6
 SEAM_CAUSE = 80
 """Characters of the reason that stand in the text of an answer; the details have it whole."""
@@ -49,16 +51,29 @@ def name(text: str) -> str:
     return text if cell_len(text) <= NAME_CELLS else fit(text, NAME_CELLS)
 
 
-def path(turn: Turn) -> Group:
-    """``ag-1 ✗429 → ag-3 ✓``."""
+def path(turn: Turn, room: int = 10_000) -> Group:
+    """``ag-1 ✗429 → ag-3 ✓``; of one longer than ``room`` cells the middle is only counted."""
+    steps = turn.steps()
+    pieces: Group = ()
+    for shown in range(min(PATH_HOPS, len(steps)), 0, -1):
+        pieces = _path(steps, shown)
+        if sum(cell_len(piece.text) for piece in pieces) <= room or shown <= SHORTEST_PATH:
+            break
+    return pieces
+
+
+def _path(all_steps: list[Step], shown: int) -> Group:
     pieces: list[Piece] = []
-    steps: list[Step | None] = list(turn.steps())
-    if len(steps) > PATH_HOPS:
-        steps = [*steps[:2], None, *steps[-(PATH_HOPS - 3) :]]
-    left_out = len(turn.steps()) - len(steps) + 1
+    steps: list[Step | None] = list(all_steps)
+    left_out = 0
+    if len(steps) > shown:
+        head = (shown - 1) // 2
+        tail = max(1, shown - 1 - head)
+        left_out = len(steps) - head - tail
+        steps = [*steps[:head], None, *steps[-tail:]]
     for step in steps:
         if step is None:
-            pieces.append(Piece(f" → {left_out} more", MUTED))
+            pieces.append(Piece(f"{' → ' if pieces else ''}{left_out} more", MUTED))
             continue
         if step.joint:
             pieces.append(Piece(step.joint, MUTED))
@@ -154,12 +169,12 @@ def seam(told: Seam) -> Content:
     )
 
 
-def summary(turn: Turn) -> list[Group]:
-    """The footer of an ended turn, as groups in the order of their importance."""
+def summary(turn: Turn, room: int = 10_000) -> list[Group]:
+    """The footer of an ended turn in lines of ``room`` cells, as groups in the order of importance."""
     groups: list[Group] = []
     reply = turn.reply
     if turn.hops or turn.waits or reply is not None:
-        groups.append(path(turn))
+        groups.append(path(turn, room))
     if reply is None:
         if turn.ended_at is not None:
             groups.append((Piece(latency(turn.ended_at - turn.started_at), MUTED),))
@@ -168,7 +183,7 @@ def summary(turn: Turn) -> list[Group]:
         said = f"▽ cached: {name(reply.account)} gave this {duration(turn.cached_age_s)} ago"
         groups.append((Piece(said, WARNING),))
     for told in turn.seams:
-        said = f"▽ continued by {name(told.resumed)} after {count(told.at)} characters of {name(told.broken)}"
+        said = f"▽ continued by {name(told.resumed)} at {count(told.at)} characters"
         groups.append((Piece(said, WARNING),))
     groups.append((Piece(name(reply.pool), MUTED),))
     if reply.model and reply.model != reply.pool:

@@ -333,7 +333,7 @@ def record_line(record: RecoveryRecord, width: int, ink: Ink) -> Line:
     tail.put(fit(latency(record.total_s), 8, "right"), ink.text)
     room = width - out.length - tail.length
     cause = min(19, max(8, room * 36 // 100))
-    path = max(16, min(44, room * 42 // 100))
+    path = max(min(21, room * 42 // 100), min(40, room * 28 // 100))
     start = out.length
     final = (record.final_account or "cache") if record.success else "nobody"
     names = path - 5

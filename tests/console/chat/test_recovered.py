@@ -49,8 +49,8 @@ async def test_the_mark_stands_between_what_the_two_accounts_wrote_and_below_it_
         assert lines.index(mark) == lines.index("The sky is blue because") + 1
         assert lines.index("light scatters.") == lines.index(mark) + 1
         footer = " ".join(at.text("Footer").split())
-        assert "ag-3 ✗malformed response ⇢ copilot-work ✓" in footer
-        assert "▽ continued by copilot-work after 24 characters of ag-3" in footer
+        assert "ag-3 ✗broke off ⇢ copilot-work ✓" in footer
+        assert "▽ continued by copilot-work at 24 characters" in footer
         await at.press("ctrl+o")
         shown = at.text("TurnView")
         assert "ag-3 broke off after 24 characters: stream cut" in shown
@@ -142,6 +142,18 @@ async def test_a_hedge_stands_beside_the_attempt_and_who_was_first_is_told(wins:
         first = "cp-1" if wins else "ag-1"
         assert f"outrun: {first} answered first" in at.text("TurnView")
         assert "∥ hedge: asked beside the attempt before" in at.text("TurnView")
+
+
+async def test_who_answered_is_told_in_a_narrow_pane_too() -> None:
+    async with chat(size=(44, 30)) as at:
+        await at.ask("why")
+        answer = at.source.answer()
+        for number in range(4):
+            answer.tries(f"ag-{number}").fails(OUTAGE)
+        answer.tries("copilot-work", "copilot").says("Hi").finishes()
+        await at.look()
+        assert "more → copilot-work ✓" in at.text("Footer")
+        assert "…" not in at.text("Footer").splitlines()[0]
 
 
 async def test_a_waiting_prompt_tells_its_place_its_end_and_how_to_give_up() -> None:
