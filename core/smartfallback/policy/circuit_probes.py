@@ -37,9 +37,9 @@ class Probes:
         live = sum(1 for probe in self.live if not expired(probe, now))
         return live < self.at_once and live + self.successes < self.total
 
-    def next_lease_end(self) -> float | None:
-        """When the first place comes back by itself; None while no probe runs."""
-        return min((probe.lease_until for probe in self.live if probe.lease_until is not None), default=None)
+    def next_lease_end(self) -> float:
+        """When the first place comes back by itself. Without room there is a running probe."""
+        return min(probe.lease_until for probe in self.live if probe.lease_until is not None)
 
     def slow(self, now: float, slow_s: float) -> Permit | None:
         """A probe that has run for ``slow_s`` within its lease, None if there is none."""

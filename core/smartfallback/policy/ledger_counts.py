@@ -91,13 +91,14 @@ class CountingLedger:
         """Windows opened by reservations of which none has been used, as far as is known."""
         self._inexact = any(spec.unit is QuotaUnit.CREDITS for spec in windows)
         """Amounts may be fractions, whose sums and differences leave rounding errors."""
-        self._due = math.inf
+        self._due: float
         """Nothing changes by itself before; may lie before the next change, never after it."""
         self._dirty = True
-        self._used: float | None = None
-        self._committed: float | None = None
-        self._status = QuotaStatus.UNKNOWN
-        self._view: QuotaView | None = None
+        # A look at a dirty ledger sets these first.
+        self._used: float | None
+        self._committed: float | None
+        self._status: QuotaStatus
+        self._view: QuotaView | None
         self._reschedule()
 
     # -- reservations ------------------------------------------------------------------------

@@ -31,15 +31,13 @@ def apply_reading(
     Returns:
         Whether anything changed.
     """
-    changed = False
     for window in reading.windows:
         spec = _to_adopt(window, reading.label, ledger.tracked(now))
         if spec is not None:
-            ledger.adopt(spec, now, ends_at=window.resets_at)
-            changed = True
+            ledger.adopt(spec, now, ends_at=window.resets_at)  # it changes below, by what is said of it
     reported = {window.kind for window in reading.windows if window.kind and window.percent is not None}
-    if reading.label is TruthLabel.REPORTED and reported:
-        changed |= ledger.drop_assumed(reported, now)
+    told = reading.label is TruthLabel.REPORTED and bool(reported)
+    changed = told and ledger.drop_assumed(reported, now)
     for index, tracked in enumerate(ledger.tracked(now, since)):
         merged = merge(tracked, reading)
         if merged is None:

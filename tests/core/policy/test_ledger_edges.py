@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -62,12 +64,14 @@ def test_at_the_very_moment_of_the_reset_the_first_to_settle_belongs_to_the_old_
     running = hold(account, 100, SUNDAY - 1)
     account.settle(running, QuotaEstimate(100), SUNDAY)
     assert account.view(SUNDAY).windows[0].used == 0
+    assert account.roll(SUNDAY)[0].used_before == 0, "it came too late for that one"
 
 
 def test_at_the_very_moment_of_the_reset_the_first_to_ask_is_told_of_the_new_window() -> None:
     account = ledger(WEEK)
     spend(account, 500)
     assert account.used_percent(EPOCH) == 50.0
+    assert account.next_change_at(EPOCH) == SUNDAY
     assert account.used_percent(SUNDAY) == 0.0
 
 
@@ -131,6 +135,31 @@ def test_a_wall_alone_has_an_end_too() -> None:
     account = ledger()
     account.mark_exhausted(EPOCH + 30, EPOCH, reason="")
     assert account.next_reset_at(EPOCH) == EPOCH + 30
+
+
+def test_a_reading_starts_a_waiting_window_when_it_was_read_and_no_other() -> None:
+    account = ledger(WindowSpec(WindowKind.FIVE_HOURS, QuotaUnit.CREDITS, 10.0), SLIDING_DAY)
+    account.set_used(0, 0.5, EPOCH, TruthLabel.REPORTED, read_at=EPOCH - 60)
+    assert [w.resets_at for w in account.view(EPOCH).windows] == [EPOCH - 60 + 5 * HOUR, None]
+    hold(account, 10, EPOCH + 1)
+    assert account.view(EPOCH + 1).windows[1].resets_at == EPOCH + 1 + DAY
+    ahead = ledger(SLIDING)
+    ahead.set_used(0, 5, EPOCH, TruthLabel.REPORTED, read_at=EPOCH + 60)
+    assert ahead.view(EPOCH).windows[0].resets_at == EPOCH + 5 * HOUR, "not from the future"
+
+
+def test_a_window_of_which_a_reading_knows_use_stays_open_when_an_attempt_used_nothing() -> None:
+    account = ledger(SLIDING, SLIDING_DAY)
+    running = hold(account, 10)
+    account.set_used(0, 5, EPOCH, TruthLabel.REPORTED)
+    account.release(running, EPOCH + 1)
+    assert [w.resets_at for w in account.view(EPOCH + 1).windows] == [EPOCH + 5 * HOUR, None]
+
+
+def test_an_own_count_set_by_hand_is_as_old_as_that() -> None:
+    account = ledger(WEEK)
+    account.set_used(0, 5, EPOCH + 9, TruthLabel.MEASURED, read_at=EPOCH - 60)
+    assert account.view(EPOCH + 9).windows[0].read_at == EPOCH + 9
 
 
 # The exact limit
@@ -202,6 +231,11 @@ def test_a_wall_is_told_in_universal_time_with_its_reason_if_there_is_one(tokyo:
     assert account.refusal(QuotaEstimate(1), EPOCH) == "exhausted until 2026-03-02 12:01:40 UTC"
 
 
+def test_a_reading_that_is_none_is_told_as_such() -> None:
+    with pytest.raises(ValueError, match=r"^a count that nobody knows is no reading$"):
+        ledger(WEEK).set_used(0, 1, EPOCH, TruthLabel.UNKNOWN)
+
+
 def test_another_accounts_reservation_is_told_as_such() -> None:
     stranger = hold(ledger(WEEK), 10)
     with pytest.raises(ValueError, match=r"^the reservation belongs to another account$"):
@@ -270,5 +304,14 @@ def test_of_a_window_whose_end_alone_was_told_the_start_lies_one_span_before() -
 def test_a_wall_is_kept_with_its_beginning_and_its_reason() -> None:
     account = ledger(WEEK)
     assert account.wall() is None
+    assert account.exhausted_reason == ""
     account.mark_exhausted(EPOCH + 100, EPOCH + 1, reason="daily")
     assert account.wall() == WallState(EPOCH + 100, EPOCH + 1, "daily")
+
+
+def test_the_week_in_which_the_clock_is_set_back_begins_where_it_began() -> None:
+    berlin = replace(WEEK, resets="sun 00:00 Europe/Berlin")
+    begins = datetime(2026, 10, 25, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+    (state,) = ledger(berlin, now=begins + DAY).states()
+    assert (state.started_at, state.ends_at) == (begins, begins + 7 * DAY + HOUR)
+    assert state.adopted is False
