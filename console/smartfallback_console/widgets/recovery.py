@@ -84,7 +84,8 @@ class RecoveryFigures(LineView, can_focus=False):
     def redraw(self) -> None:
         """Compose all lines at once, since they share their columns."""
         if self.is_mounted and self.text_width > 0:
-            self._lines = figures(self._snapshot, self.text_width, self.ink)
+            room = self.scrollable_content_region.height
+            self._lines = figures(self._snapshot, self.text_width, self.ink, room)
         super().redraw()
 
     def line_count(self) -> int:
@@ -96,8 +97,8 @@ class RecoveryFigures(LineView, can_focus=False):
         return self._lines[index] if index < len(self._lines) else ()
 
 
-def figures(snapshot: Snapshot | None, width: int, ink: Ink) -> list[Line]:
-    """All figures in lines of ``width`` cells, the most needed first."""
+def figures(snapshot: Snapshot | None, width: int, ink: Ink, room: int = 1_000) -> list[Line]:
+    """All figures in lines of ``width`` cells; in short where there is no room for all lines."""
     if snapshot is None:
         return [LineWriter().put(fit("waiting…", width), ink.muted).line()]
     lines = [_summary(snapshot, width, ink)]
@@ -106,7 +107,10 @@ def figures(snapshot: Snapshot | None, width: int, ink: Ink) -> list[Line]:
         return [*lines, (), *(LineWriter().put(fit(text, width), ink.muted).line() for text in NOTHING_YET)]
     lines.append(())
     if width < SIDE_BY_SIDE_FROM:
-        return [*lines, *_causes(recovery, width, ink), (), *_actions(recovery, width, ink)]
+        whole = [*lines, *_causes(recovery, width, ink), (), *_actions(recovery, width, ink)]
+        if len(whole) <= room:
+            return whole
+        return [lines[0], _actions_in_short(recovery, width, ink), *_causes(recovery, width, ink)]
     left = width * 58 // 100
     right = width - left - 3
     for one, other in zip_longest(_causes(recovery, left, ink), _actions(recovery, right, ink), fillvalue=()):
@@ -160,6 +164,12 @@ def _cause(cause: str, figure: RecoveryStatistics, name: int, bar: int, ink: Ink
         full = round((rate or 0.0) * (bar - 2))
         out.space(2).put("━" * full, tone).put("─" * (bar - 2 - full), ink.faint)
     return out.line()
+
+
+def _actions_in_short(recovery: RecoveryView, width: int, ink: Ink) -> Line:
+    ordered = sorted(recovery.by_action, key=lambda item: -item[1])
+    done = " · ".join(f"{DONE[action]} {count(times)}" for action, times in ordered)
+    return LineWriter().put(fit(done, width), ink.text).line()
 
 
 def _actions(recovery: RecoveryView, width: int, ink: Ink) -> list[Line]:
