@@ -158,7 +158,7 @@ BEHAVIOURS = [
                 "test_12_retry_after_is_never_below_zero",
             ),
             GUARD: ("test_12_an_open_circuit_calls_nothing_and_says_when_to_retry_and_why",),
-            ENGINE: ("test_an_open_circuit_rejects_without_calling_and_counts_what_it_rejects",),
+            ENGINE: ("test_an_open_circuit_rejects_without_calling_and_says_why_and_until_when",),
         },
     ),
     Behaviour(

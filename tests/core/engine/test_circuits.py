@@ -42,7 +42,7 @@ def changes(events) -> list[tuple[CircuitTarget, CircuitState, CircuitState]]:
     return [(e.target, e.old, e.new) for e in events.drain()[0] if isinstance(e, CircuitChanged)]
 
 
-async def test_an_open_circuit_rejects_without_calling_and_counts_what_it_rejects(start, upstream, clock):
+async def test_an_open_circuit_rejects_without_calling_and_says_why_and_until_when(start, upstream, clock):
     upstream.always("a-1", [BROKEN])
     orchestrator = await start(system(pool("main", "a-1", account_circuit=FRAGILE), pool("next", "b-1")))
     for _ in range(20):
