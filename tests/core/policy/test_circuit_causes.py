@@ -131,12 +131,16 @@ def test_a_result_that_states_a_time_that_has_passed_keeps_its_words() -> None:
     assert rig.circuit.cause == "1 of 1 call failed (100%); last: over"
 
 
+@pytest.mark.parametrize("noticed", [True, False])
 @pytest.mark.parametrize(("lasting", "slow"), [(8.75, 0), (9.0, 1)])
-def test_a_result_that_states_a_time_may_be_slow_and_is_counted_once(lasting: float, slow: int) -> None:
+def test_a_result_that_states_a_time_may_be_slow_and_is_counted_once(
+    lasting: float, slow: int, noticed: bool
+) -> None:
     rig = Rig(initial_state=OBSERVE_ONLY, slow_call_s=9.0)
     permit = rig.acquire()
     rig.wait(lasting)
-    rig.circuit.tick(rig.now)
+    if noticed:
+        rig.circuit.tick(rig.now)
     rig.circuit.open_until(rig.now + 5.0, rig.now, "stated", permit)
     assert rig.circuit.statistics(rig.now)[:3] == (1, 1, slow)
 
