@@ -50,6 +50,7 @@ class Candidates:
         self._error = error
         self._loop = asyncio.get_running_loop()
         self._retries_done = 0
+        self._leaves_pool = False
         self.deadline = deadline
         self.last_failure: Failure | None = None
         self.closing = asyncio.Event()
@@ -94,26 +95,31 @@ class Candidates:
             return None
         return services.planner.choose(walk)
 
-    def decide(
-        self, attempt: Attempt, failure: Failure, tries: Tries, *, broke_off: bool = False
-    ) -> Recovery:
-        """What follows the failure of ``attempt``, which was settled already."""
+    def decide(self, attempt: Attempt, failure: Failure, tries: Tries, *, breaks: int = 0) -> Recovery:
+        """What follows the failure of ``attempt``, which was settled already.
+
+        With ``breaks`` it failed in the middle of an answer that has broken off so often. Then another
+        account is better placed to go on than the same, and after the second time another pool.
+        """
         services, walk, grant = self._services, self._walk, attempt.grant
         self.last_failure = failure
         planner = services.planner
-        switches_pool = RULES[failure.category].switch is SwitchScope.POOL or failure.permanent
-        outside = grant.pool.provider if switches_pool else None
+        rule = RULES[failure.category]
+        outside = grant.pool.provider if rule.switch is SwitchScope.POOL or failure.permanent else None
+        if breaks > 1 and planner.alternative(walk, outside=grant.pool.provider) is not None:
+            outside = grant.pool.provider
+        self._leaves_pool = outside is not None
         step = planner.alternative(walk, outside=outside)
         time_left_s = self.deadline - self._loop.time()
         recovery = next_step(
             failure,
-            retries_done=self._retries_done,
+            retries_done=rule.retries if breaks and step is not None else self._retries_done,
             has_alternative=step is not None or planner.has_busy(walk, outside=outside),
             time_left_s=time_left_s,
             budget=lambda: services.budget.try_spend(services.clock.monotonic()),
             rng=services.rng,
             switch_on_content_filter=walk.chain.spec.switch_on_content_filter,
-            can_trim=not broke_off and not walk.continues and trimmed(walk.conversation) is not None,
+            can_trim=not breaks and not walk.continues and trimmed(walk.conversation) is not None,
             attempt_s=attempt.latency_s,
             account_s=tries.account_s(grant.account),
         )
@@ -121,8 +127,11 @@ class Candidates:
             # Those that failed a moment ago are nobody to leave a candidate for, but better than nobody.
             if planner.has_last_resort(walk, outside=outside):
                 recovery = Recovery(NextStep.SWITCH_ACCOUNT, 0.0)
-        elif recovery.step in (NextStep.SWITCH_ACCOUNT, NextStep.SWITCH_POOL) and step and step.cheaper:
-            recovery = Recovery(NextStep.DEGRADE, 0.0)
+        elif recovery.step in (NextStep.SWITCH_ACCOUNT, NextStep.SWITCH_POOL):
+            if step is not None and step.cheaper:
+                recovery = Recovery(NextStep.DEGRADE, 0.0)
+            elif outside is not None:
+                recovery = Recovery(NextStep.SWITCH_POOL, 0.0)
         if recovery.step is not NextStep.RETRY and failure.category not in _NOT_THE_MODEL:
             planner.given_up(grant, str(failure))
         return recovery
@@ -149,7 +158,7 @@ class Candidates:
             again = self._retry(grant, failure)
         else:
             self._retries_done = 0
-            if recovery.step is NextStep.SWITCH_POOL:
+            if recovery.step is NextStep.SWITCH_POOL or self._leaves_pool:
                 self._walk.closed_pools.update(grant.pool.provider.pools)
         return again or await self.first()
 

@@ -277,7 +277,8 @@ class Run:
             RequestError: It ends here; what was received is in ``partial``.
         """
         self._tries.failed(attempt, failure)
-        recovery = self._candidates.decide(attempt, failure, self._tries, broke_off=True)
+        breaks = len(self._text.seams) + 1
+        recovery = self._candidates.decide(attempt, failure, self._tries, breaks=breaks)
         goes_on = self._goes_on and recovery.step is not NextStep.FAIL and len(self._text.seams) < MOST_SEAMS
         then = NextStep.CONTINUE if goes_on else NextStep.FAIL
         event = self._announce.attempt_failed(attempt, failure, then)

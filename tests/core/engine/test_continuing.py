@@ -130,6 +130,18 @@ async def test_an_answer_that_breaks_off_again_has_a_second_seam(start, upstream
     assert [(seam.broken, seam.resumed) for seam in reply.seams] == [("a-1", "b-1"), ("b-1", "c-1")]
 
 
+async def test_another_account_goes_on_rather_than_the_same_and_then_another_pool(start, upstream):
+    for number, name in enumerate(("a-1", "a-2", "a-3", "b-1")):
+        upstream.always(name, [Chunk(f"part number {number}; "), CUT])
+    upstream.always("b-1", [Chunk("and that was it."), STOP])
+    orchestrator = await start(system(pool("main", "a-1", "a-2", "a-3"), pool("next", "b-1")))
+    reply = await orchestrator.chat(ask())
+    first, second = reply.seams
+    assert first.broken != first.resumed == second.broken
+    assert {first.broken, first.resumed} < {"a-1", "a-2", "a-3"}
+    assert second.resumed == reply.account == "b-1"
+
+
 async def test_there_are_only_so_many_seams(start, upstream):
     names = [f"p{number}" for number in range(MOST_SEAMS + 3)]
     for number, name in enumerate(names):

@@ -83,6 +83,17 @@ async def test_other_accounts_come_before_a_cheaper_model(start, upstream):
     assert (await orchestrator.chat(ask())).account == "b-1"
 
 
+async def test_a_cheaper_model_elsewhere_is_reached_without_trying_an_api_s_other_accounts(start, upstream):
+    down = failure(ErrorCategory.API_FAILURE, http_status=500)
+    upstream.always("a-1", [down])
+    upstream.always("a-2", [down])
+    by_model(upstream, "b-1", {"next-model": (BUSY_MODEL,), "lite": ANSWER})
+    orchestrator = await start(system(pool("next", "b-1", cheaper_model="lite"), pool("main", "a-1", "a-2")))
+    reply = await orchestrator.chat(ask())
+    assert (reply.account, reply.model) == ("b-1", "lite")
+    assert len([name for name in upstream.accounts_called() if name.startswith("a-")]) == 1
+
+
 async def test_a_request_that_names_another_model_gets_no_cheaper_one(start, upstream):
     upstream.always("a-1", [OVERLOADED])
     orchestrator = await start(system(pool("main", "a-1", cheaper_model="lite")))
