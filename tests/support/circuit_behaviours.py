@@ -90,6 +90,7 @@ BEHAVIOURS = [
                 "test_5_a_bucket_leaves_with_all_it_holds_at_the_age_of_its_first_result",
                 "test_a_bucket_ends_exactly_at_its_width",
                 "test_to_look_at_a_window_does_not_split_its_buckets",
+                "test_what_comes_after_a_look_leaves_in_its_time_too",
                 "test_a_count_window_holds_exactly_the_last_results",
             ),
         },
@@ -250,6 +251,7 @@ BEHAVIOURS = [
             HALF_OPEN: (
                 "test_21_a_silent_probe_loses_its_place_after_its_own_lease",
                 "test_21_each_probe_has_its_own_lease",
+                "test_21_probes_that_fall_silent_together_are_all_counted",
                 "test_a_probe_whose_lease_ends_before_it_is_slow_gives_no_verdict",
             )
         },
@@ -271,6 +273,7 @@ BEHAVIOURS = [
             HALF_OPEN: (
                 "test_23_a_slow_probe_is_bad",
                 "test_23_a_probe_that_hangs_is_bad_as_soon_as_it_is_slow",
+                "test_23_a_probe_that_is_slow_at_the_very_end_of_its_lease_is_bad",
                 "test_23_a_timed_out_probe_reopens",
             ),
             CAUSES: ("test_a_slow_probe_says_how_slow",),
@@ -317,6 +320,7 @@ BEHAVIOURS = [
         {
             OPERATOR: (
                 "test_27_disabled_admits_all_and_records_nothing",
+                "test_27_disabled_watches_no_call_that_hangs",
                 "test_27_observe_only_records_reports_once_and_rejects_nothing",
                 "test_27_observing_again_reports_again",
                 "test_27_observe_only_does_not_react_to_a_429",
@@ -370,6 +374,7 @@ BEHAVIOURS = [
             CLOSED: (
                 "test_calls_that_never_end_are_counted_as_slow_at_the_next_call",
                 "test_calls_that_never_end_are_counted_by_a_tick",
+                "test_calls_that_hang_are_judged_with_those_that_ended",
                 "test_a_call_noticed_as_slow_while_it_ran_is_not_counted_twice",
                 "test_a_call_noticed_as_slow_that_succeeds_later_is_slow_once",
                 "test_calls_that_ended_are_not_counted_as_hanging",

@@ -349,8 +349,6 @@ class Circuit(CircuitMachine):
         return f"slow, {now - permit.started_at:.1f} s where {self._slow_s:g} s are the limit"
 
     def _judge(self, now: float, last: str) -> None:
-        if self._state is OBSERVE_ONLY and self._reported:
-            return
         reason = self._tripped(now)
         if not reason:
             return

@@ -207,6 +207,18 @@ def test_calls_that_never_end_are_counted_as_slow_at_the_next_call() -> None:
     assert "10 of 10 calls slow" in rig.circuit.cause
 
 
+def test_calls_that_hang_are_judged_with_those_that_ended() -> None:
+    rig = Rig(slow_call_s=10.0, slow_call_rate=0.5, min_calls=4)
+    rig.succeed(2)
+    rig.acquire()
+    rig.wait(5.0)
+    rig.acquire()
+    rig.wait(5.0)
+    assert rig.circuit.admits(rig.now), "one of three"
+    rig.wait(5.0)
+    assert not rig.circuit.admits(rig.now), "two of four"
+
+
 def test_calls_that_never_end_are_counted_by_a_tick() -> None:
     rig = Rig(slow_call_s=60.0, slow_call_rate=0.5, min_calls=10)
     for _ in range(10):

@@ -113,6 +113,18 @@ def test_21_each_probe_has_its_own_lease() -> None:
     assert rig.rejects(), "one place came back, not two"
 
 
+def test_21_probes_that_fall_silent_together_are_all_counted() -> None:
+    rig = probing(half_open_max_calls=2, success_threshold=2, probe_lease_s=10.0)
+    rig.circuit.release(rig.acquire(), rig.now)
+    for _ in range(2):
+        rig.acquire()
+        rig.acquire()
+        rig.wait(10.0)
+        rig.circuit.tick(rig.now)
+    statistics = rig.circuit.statistics(rig.now)
+    assert (statistics.expired, statistics.released, statistics.live) == (4, 5, 0)
+
+
 def test_22_successes_close_with_a_fresh_window() -> None:
     rig = probing(failure_threshold=3, success_threshold=3, recovery_timeout_s=1.0, window_s=300.0)
     rig.succeed(2)
@@ -154,6 +166,14 @@ def test_23_a_probe_that_hangs_is_bad_as_soon_as_it_is_slow() -> None:
     rig.circuit.tick(rig.now)
     assert rig.state is OPEN
     rig.circuit.succeed(hanging, rig.now)
+    assert rig.state is OPEN
+
+
+def test_23_a_probe_that_is_slow_at_the_very_end_of_its_lease_is_bad() -> None:
+    rig = probing(slow_call_s=10.0, probe_lease_s=10.0)
+    rig.acquire()
+    rig.wait(10.0)
+    rig.circuit.tick(rig.now)
     assert rig.state is OPEN
 
 

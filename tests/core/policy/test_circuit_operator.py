@@ -81,6 +81,17 @@ def test_27_disabled_admits_all_and_records_nothing() -> None:
     assert rig.path == [DISABLED]
 
 
+def test_27_disabled_watches_no_call_that_hangs() -> None:
+    rig = Rig(slow_call_s=1.0, slow_call_rate=0.1, min_calls=1)
+    rig.circuit.disable(rig.now)
+    rig.acquire()
+    rig.wait(5.0)
+    rig.circuit.tick(rig.now)
+    assert rig.acquire().generation == rig.circuit.generation
+    assert rig.circuit.statistics(rig.now).slow == 0
+    assert rig.path == [DISABLED]
+
+
 def test_27_observe_only_records_reports_once_and_rejects_nothing() -> None:
     rig = Rig(failure_threshold=3)
     rig.circuit.observe_only(rig.now)

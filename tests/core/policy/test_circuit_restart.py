@@ -58,6 +58,13 @@ def test_a_forced_open_without_an_end_still_needs_the_operator() -> None:
     assert new.changes == [], "a restart is no change"
 
 
+def test_what_is_kept_of_one_that_never_broke_has_a_length_of_a_first_break() -> None:
+    rig = Rig(recovery_timeout_s=100.0)
+    rig.circuit.force_open("x", rig.now)
+    record = rig.circuit.record(OFFSET)
+    assert record == CircuitRecord(FORCED_OPEN, "x", rig.now + OFFSET, None, 100.0, None, False)
+
+
 def test_a_break_goes_on_and_the_next_one_grows_from_it() -> None:
     rig = Rig(recovery_timeout_s=100.0, recovery_jitter=0.0)
     rig.open()

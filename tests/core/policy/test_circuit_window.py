@@ -76,6 +76,19 @@ def test_to_look_at_a_window_does_not_split_its_buckets() -> None:
 
 
 @pytest.mark.parametrize("hangs", [True, False])
+def test_what_comes_after_a_look_leaves_in_its_time_too(hangs: bool) -> None:
+    window = TimeWindow(60.0)
+    window.record(0.0, True, True)
+    totals(window, 10.0)
+    if hangs:
+        window.notice_slow(11.0)
+    else:
+        window.record(11.0, True, True)
+    assert totals(window, 70.9)[3] == 1
+    assert totals(window, 71.0) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("hangs", [True, False])
 def test_a_bucket_ends_exactly_at_its_width(hangs: bool) -> None:
     window = TimeWindow(60.0)
     window.record(0.0, False, True)
