@@ -41,7 +41,8 @@ SLOW = 1
 """Failovers from one that has to be waited for."""
 HEDGE_AFTER_S = 2.0
 DISABLED = CircuitSettings(initial_state=CircuitState.DISABLED)
-REQUEST = replace(Request.ask("How are you?"), stream=False)
+STREAM = Request.ask("How are you?")
+WHOLE = replace(STREAM, stream=False)
 
 
 def pool(name: str, base_url: str) -> PoolSpec:
@@ -67,11 +68,11 @@ def system(dead: str | None, alive: str, hedge_after_s: float | None = None) -> 
     return SystemSpec(pools, (chain,))
 
 
-async def one(orchestrator: Orchestrator) -> tuple[float, float]:
+async def one(orchestrator: Orchestrator, request: Request) -> tuple[float, float]:
     """Seconds until the answer, and the part of them that came after the dead provider was given up."""
     begun = time.perf_counter()
     given_up = begun
-    async for event in orchestrator.stream(REQUEST):
+    async for event in orchestrator.stream(request):
         given_up = _given_up(event, given_up)
     ended = time.perf_counter()
     return ended - begun, ended - given_up
@@ -82,7 +83,12 @@ def _given_up(event: Event, before: float) -> float:
 
 
 async def measure(
-    name: str, dead: str, alive: str, times: int, hedge_after_s: float | None = None
+    name: str,
+    dead: str,
+    alive: str,
+    times: int,
+    hedge_after_s: float | None = None,
+    request: Request = STREAM,
 ) -> dict[str, object]:
     """A row for one way of being dead."""
     async with (
@@ -90,14 +96,14 @@ async def measure(
         Orchestrator(system(None, alive)) as direct,
     ):
         for _ in range(20):
-            await one(direct)
+            await one(direct, request)
         if times >= QUICK:
-            await one(failing)
+            await one(failing, request)
         taken: list[tuple[float, float]] = []
         at_once: list[float] = []
         for _ in range(times):
-            taken.append(await one(failing))
-            at_once.append((await one(direct))[0])
+            taken.append(await one(failing, request))
+            at_once.append((await one(direct, request))[0])
     wholes, afters = zip(*taken, strict=True)
     return {
         "the first provider": name,
@@ -163,6 +169,9 @@ async def run() -> list[dict[str, object]]:
         rows.append(await measure("doesn't accept", black_hole(stack), alive, SLOW))
         async with server(resets=False) as silent:
             rows.append(await measure("is silent", silent, alive, SLOW))
+            rows.append(
+                await measure("is silent, asked for a whole answer", silent, alive, SLOW, request=WHOLE)
+            )
             name = f"is silent, hedged after {HEDGE_AFTER_S:g} s"
             rows.append(await measure(name, silent, alive, SLOW, HEDGE_AFTER_S))
     return rows

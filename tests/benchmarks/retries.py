@@ -1,8 +1,8 @@
 """What deadline, retries and the rest of the recovery cost a request that succeeds at its first try.
 
-The same requests go in turns through orchestrators that differ in nothing but that. In the first all of it is
-off that can be switched off, and that one is there twice, so that its second row shows the noise. What can't
-off that can be switched off, and that one is there twice, so that its second row shows the noise. What can not
+The same requests go in turns through orchestrators that differ in nothing but that. In the first, all is off
+that can be switched off; that one is there twice, so that its second row shows the noise. What can't be
+switched off and so is in all: the deadline's timer (there with a limit of a day), and the count of requests
 in the retry budget. Each further one has all that those before it have, and more.
 
 Run: python tests/benchmarks/retries.py [--json]
