@@ -31,8 +31,8 @@ class Comebacks:
         """The steady rate before the circuit opened: meanwhile hardly anything is counted."""
         self._tested: set[CircuitTarget] = set()
         """Circuits that test with one request whether a rate limit is over, without having opened."""
-        self.returning: set[AccountRuntime] = set()
-        """The accounts whose traffic climbs because their own circuit closed."""
+        self.returning: dict[AccountRuntime, None] = {}
+        """The accounts whose traffic climbs because their own circuit closed, in that order."""
 
     def circuit_changed(self, change: CircuitChange) -> None:
         """A circuit changed; only those of accounts and providers matter here."""
@@ -91,7 +91,7 @@ class Comebacks:
         else:
             account = self._roster.accounts[target.name]
             account.ramp = ramp
-            self.returning.add(account)
+            self.returning[account] = None
 
     def _end(self, target: CircuitTarget) -> None:
         if target.scope is CircuitScope.PROVIDER:
@@ -101,7 +101,7 @@ class Comebacks:
         if account.ramp is not None:
             account.ramp = None
             account.pool.ramping.discard(account.slot)
-            self.returning.discard(account)
+            self.returning.pop(account, None)
 
     def _steady(self, target: CircuitTarget) -> float:
         if target.scope is CircuitScope.PROVIDER:

@@ -16,8 +16,8 @@ class Throttles:
     def __init__(self, clock: Clock, bus: Bus) -> None:
         self._clock = clock
         self._bus = bus
-        self.lowered: set[AccountRuntime] = set()
-        """The accounts that have shown overload lately."""
+        self.lowered: dict[AccountRuntime, None] = {}
+        """The accounts that have shown overload lately, in that order."""
 
     def overloaded(self, account: AccountRuntime, started_at: float, failure: Failure, now: float) -> None:
         """``failure`` ended a call that began at ``started_at`` and still counts as in flight."""
@@ -29,7 +29,7 @@ class Throttles:
             if account.in_flight < 2:
                 return
             throttle = account.throttle = ConcurrencyLimit(account.spec.max_concurrency)
-            self.lowered.add(account)
+            self.lowered[account] = None
         if throttle.overloaded(account.in_flight, started_at, now):
             self._tell(account, throttle, str(failure))
 
@@ -48,7 +48,7 @@ class Throttles:
             self._tell(account, throttle, "no overload for some time")
         elif throttle.spent(now):
             account.throttle = None
-            self.lowered.discard(account)
+            self.lowered.pop(account, None)
 
     def due(self, now: float) -> list[AccountRuntime]:
         """The accounts whose limit time has just raised although nobody asked for them."""
@@ -66,7 +66,7 @@ class Throttles:
             if account.limit < account.spec.max_concurrency:
                 self._tell(account, ConcurrencyLimit(account.spec.max_concurrency), cause)
             account.throttle = None
-            self.lowered.discard(account)
+            self.lowered.pop(account, None)
 
     def _tell(self, account: AccountRuntime, throttle: ConcurrencyLimit, cause: str) -> None:
         old, account.limit = account.limit, throttle.limit
