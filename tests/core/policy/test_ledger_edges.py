@@ -287,6 +287,14 @@ def test_an_end_up_to_two_spans_ahead_is_believed(spans: float, believed: bool) 
     assert (window.used, window.resets_at) == (70, ends_at if believed else EPOCH + 5 * HOUR)
 
 
+def test_a_window_that_began_at_the_very_moment_of_the_restart_ends_when_the_configuration_says() -> None:
+    account = restored(WEEK, state=saved(WEEK, 70, EPOCH, EPOCH + 7 * DAY), now=EPOCH)
+    (window,) = account.view(EPOCH).windows
+    assert (window.used, window.resets_at) == (70, SUNDAY)
+    ahead = restored(WEEK, state=saved(WEEK, 70, EPOCH + 1, EPOCH + 7 * DAY), now=EPOCH)
+    assert ahead.view(EPOCH).windows[0].resets_at == EPOCH + 7 * DAY, "a span from the future stays"
+
+
 def test_a_window_that_waits_for_its_first_use_still_does() -> None:
     account = restored(WEEK, SLIDING, state=saved(WEEK, 70, SUNDAY - 7 * DAY, SUNDAY), now=EPOCH)
     hold(account, 10)
