@@ -67,7 +67,7 @@ class Circuit(CircuitMachine):
             admitted=self._admitted,
             settled=self._settled,
             released=self._released,
-            live=self._admitted - self._settled - self._released,
+            live=self.live,
             expired=self._expired,
             listener_errors=self._listener_errors,
         )

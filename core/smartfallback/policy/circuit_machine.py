@@ -144,6 +144,11 @@ class CircuitMachine:
         return self._cause
 
     @property
+    def live(self) -> int:
+        """Permits that were given and have not ended."""
+        return self._admitted - self._settled - self._released
+
+    @property
     def needs_operator(self) -> bool:
         """Whether only an operator can make it admit again."""
         return self._state is FORCED_OPEN and self._until is None

@@ -219,6 +219,11 @@ class CountingLedger:
     # -- what selection and screens read -----------------------------------------------------
 
     @property
+    def live(self) -> int:
+        """How many reservations hold quota; as of the last call that was given the time."""
+        return len(self._live)
+
+    @property
     def exhausted_until(self) -> float | None:
         """When the wall that the provider named ends; as of the last call that was given the time."""
         return self._exhausted_until
