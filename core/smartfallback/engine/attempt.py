@@ -41,7 +41,8 @@ class Attempt:
         number: Its number in the request, from 1.
         call: What is asked.
         deadline: The request's deadline.
-        first_token_s: How long to wait for content.
+        silent_s: How long to wait while nothing has come.
+        first_token_s: How long to wait for content once something has.
         has_alternative: Whether another candidate could take over.
         on_limits: Told what rate-limit headers say.
     """
@@ -52,6 +53,7 @@ class Attempt:
         number: int,
         call: Call,
         deadline: float,
+        silent_s: float,
         first_token_s: float,
         has_alternative: Callable[[], bool],
         on_limits: Callable[[AccountRuntime, Sequence[WindowReading]], None],
@@ -64,7 +66,13 @@ class Attempt:
         self.usage: Usage | None = None
         self._call = call
         self._deadline = deadline
-        self.first_token_s = first_token_s
+        self.first_token_s = silent_s
+        """How long the first token is waited for."""
+        self._begun_s = first_token_s
+        self.begun = False
+        """Something has come of the response, if only its headers."""
+        self.hurried = False
+        """It had less time for its first token than its pool is due; that it was cut off says nothing."""
         self._has_alternative = has_alternative
         self._loop = asyncio.get_running_loop()
         self.started = self._loop.time()
@@ -90,11 +98,13 @@ class Attempt:
             Diverted: :meth:`divert` was called.
             Stopped: :meth:`stop` was called.
         """
-        limit = min(self.started + self.first_token_s, self._deadline)
         while True:
+            limit = min(self.started + self.first_token_s, self._deadline)
             chunk = await self._next(limit, TimeoutPhase.FIRST_TOKEN)
             if chunk.text or chunk.finish_reason is not None:
                 return chunk
+            self.begun = True
+            self.first_token_s = self._begun_s
 
     def reading(self) -> asyncio.Task[Chunk]:
         """:meth:`first` in a task of its own, which :meth:`aclose` ends; the same one at each call."""
@@ -129,7 +139,8 @@ class Attempt:
 
     def divert(self, reason: str) -> bool:
         """End the attempt in favour of another candidate, unless its answer has begun."""
-        if self.text_received or self._divert_reason is not None:
+        over = self._reading is not None and self._reading.done()
+        if self.text_received or over or self._divert_reason is not None:
             return False
         self._divert_reason = reason
         self._watch.interrupt()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
-from smartfallback.engine.attempt import Attempt
 from smartfallback.engine.capacity import Claim
 from smartfallback.engine.degradation import trimmed
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.refusals import CLOSED, DEADLINE_PASSED, nobody_can_serve
+from smartfallback.engine.roster import ProviderRuntime, Step
 from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Received
-from smartfallback.engine.tries import Tries
 from smartfallback.engine.walk import Walk
 from smartfallback.model.decisions import SkipReason
 from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError
@@ -33,22 +33,57 @@ _NOT_THE_MODEL = frozenset(
 """Failures that have a rest of their own, or say nothing about the model of the account."""
 
 
+class Ended(Protocol):
+    """What has to be known of an attempt that ended."""
+
+    grant: Grant
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds since it began."""
+        ...
+
+
+class Asked(Protocol):
+    """What has to be known of a request's attempts so far."""
+
+    def provider_s(self, provider: ProviderRuntime) -> float:
+        """How long ago the request asked the provider first."""
+        ...
+
+    def leaves(self, provider: ProviderRuntime) -> bool:
+        """Whether the provider had its time with this request, and others are to be asked."""
+        ...
+
+
 class Candidates:
     """Walks one request through its chain, failure by failure.
 
+    Args:
+        walk: The request's way so far.
+        services: What all requests share.
+        deadline: The request's deadline, in the time of ``now``.
+        error: Makes the error with which the request ends.
+        now: The time of waits and deadlines: the loop's.
+
     Attributes:
-        deadline: The request's deadline, in the loop's time.
+        deadline: The request's deadline.
         last_failure: Why the latest attempt failed, None before any has.
         closing: Set when the orchestrator closes.
     """
 
     def __init__(
-        self, walk: Walk, services: Services, deadline: float, error: Callable[[Failure], RequestError]
+        self,
+        walk: Walk,
+        services: Services,
+        deadline: float,
+        error: Callable[[Failure], RequestError],
+        now: Callable[[], float],
     ) -> None:
         self._walk = walk
         self._services = services
         self._error = error
-        self._loop = asyncio.get_running_loop()
+        self._now = now
         self._retries_done = 0
         self._leaves_pool = False
         self.deadline = deadline
@@ -65,16 +100,16 @@ class Candidates:
         while True:
             if self.closing.is_set():
                 raise self._error(CLOSED)
-            if self._loop.time() >= self.deadline:
+            if self._now() >= self.deadline:
                 raise self._error(self.last_failure or DEADLINE_PASSED)
             grant = None if len(services.capacity) else services.planner.choose(walk)
             if grant is None and (len(services.capacity) or services.planner.has_busy(walk)):
                 grant = await self._wait_in_line()
             if grant is not None:
                 return grant
-            if self.closing.is_set() or self._loop.time() >= self.deadline:
+            if self.closing.is_set() or self._now() >= self.deadline:
                 continue
-            if not self._ask_for_less():
+            if not self.ask_for_less():
                 raise self._error(self.last_failure or nobody_can_serve(walk))
 
     def again(self, deadline: float) -> None:
@@ -82,20 +117,29 @@ class Candidates:
         self._retries_done = 0
         self.deadline = deadline
 
-    def hedge(self) -> Grant | None:
-        """A second candidate beside one that is silent; None when there is none, or no budget for it.
+    def hedge(self, provider: ProviderRuntime) -> Grant | None:
+        """A second candidate beside a silent one of ``provider``; None without one, or without budget.
 
         The local model is none: it takes its time and shares this machine with the caller.
         """
         services, walk = self._services, self._walk
-        step = services.planner.alternative(walk)
-        if step is None or step.pool.is_local or step.cheaper or len(services.capacity):
+        others = services.planner.alternative(walk, outside=provider)
+        step = others if _hedges(others) else services.planner.alternative(walk)
+        if not _hedges(step) or len(services.capacity):
             return None
         if not services.budget.try_spend(services.clock.monotonic()):
             return None
-        return services.planner.choose(walk)
+        if step is not others:
+            return services.planner.choose(walk)
+        # What is silent may be the whole API, so one of its other accounts is the last to ask.
+        closed = set(walk.closed_pools)
+        walk.closed_pools.update(provider.pools)
+        try:
+            return services.planner.choose(walk)
+        finally:
+            walk.closed_pools = closed
 
-    def decide(self, attempt: Attempt, failure: Failure, tries: Tries, *, breaks: int = 0) -> Recovery:
+    def decide(self, attempt: Ended, failure: Failure, tries: Asked, *, breaks: int = 0) -> Recovery:
         """What follows the failure of ``attempt``, which was settled already.
 
         With ``breaks`` it failed in the middle of an answer that has broken off so often. Then another
@@ -106,11 +150,12 @@ class Candidates:
         planner = services.planner
         rule = RULES[failure.category]
         outside = grant.pool.provider if rule.switch is SwitchScope.POOL or failure.permanent else None
-        if breaks > 1 and planner.alternative(walk, outside=grant.pool.provider) is not None:
-            outside = grant.pool.provider
+        provider = grant.pool.provider
+        if (breaks > 1 or tries.leaves(provider)) and planner.alternative(walk, outside=provider) is not None:
+            outside = provider
         self._leaves_pool = outside is not None
         step = planner.alternative(walk, outside=outside)
-        time_left_s = self.deadline - self._loop.time()
+        time_left_s = self.deadline - self._now()
         recovery = next_step(
             failure,
             retries_done=rule.retries if breaks and step is not None else self._retries_done,
@@ -121,7 +166,7 @@ class Candidates:
             switch_on_content_filter=walk.chain.spec.switch_on_content_filter,
             can_trim=not breaks and not walk.continues and trimmed(walk.conversation) is not None,
             attempt_s=attempt.latency_s,
-            account_s=tries.account_s(grant.account),
+            provider_s=tries.provider_s(provider),
         )
         if recovery.step is NextStep.FAIL and time_left_s > 0 and _moves(failure):
             # Those that failed a moment ago are nobody to leave a candidate for, but better than nobody.
@@ -142,13 +187,17 @@ class Candidates:
         Raises:
             RequestError: The recovery is to fail, or nobody is left.
         """
-        failure = self.last_failure or nobody_can_serve(self._walk)
         if recovery.step is NextStep.FAIL:
-            raise self._error(failure)
+            raise self._error(self.last_failure or nobody_can_serve(self._walk))
         if recovery.wait_s > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(recovery.wait_s):
                     await self.closing.wait()
+        return self.follow(grant, recovery) or await self.first()
+
+    def follow(self, grant: Grant, recovery: Recovery) -> Grant | None:
+        """Do what the recovery says, its wait being over; None when the next candidate is to be found."""
+        failure = self.last_failure or nobody_can_serve(self._walk)
         again: Grant | None = None
         if failure.context_overflow and recovery.step is NextStep.DEGRADE:
             self._trim()
@@ -160,7 +209,7 @@ class Candidates:
             self._retries_done = 0
             if recovery.step is NextStep.SWITCH_POOL or self._leaves_pool:
                 self._walk.closed_pools.update(grant.pool.provider.pools)
-        return again or await self.first()
+        return again
 
     def _retry(self, grant: Grant, failure: Failure) -> Grant | None:
         """The same account again; for an error of the whole API, rather one of its siblings."""
@@ -184,7 +233,7 @@ class Candidates:
             self.deadline,
         )
 
-    def _ask_for_less(self) -> bool:
+    def ask_for_less(self) -> bool:
         """Ask for a shorter answer, or send less, where that alone keeps accounts from serving."""
         walk = self._walk
         reasons = {skip.reason for skip in walk.skips}
@@ -198,6 +247,10 @@ class Candidates:
         if shorter is not None:
             walk.trim(shorter)
         return shorter is not None
+
+
+def _hedges(step: Step | None) -> bool:
+    return step is not None and not step.pool.is_local and not step.cheaper
 
 
 def _moves(failure: Failure) -> bool:

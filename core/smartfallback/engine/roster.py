@@ -15,7 +15,7 @@ from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, Provider
 from smartfallback.policy.circuit import Circuit, CircuitChange
 from smartfallback.policy.concurrency import ConcurrencyLimit
 from smartfallback.policy.ledger import AccountLedger
-from smartfallback.policy.patience import Patience
+from smartfallback.policy.patience import WHOLE_FIRST_LIMIT_S, Patience
 from smartfallback.policy.ramp import Ramp, SteadyRate
 from smartfallback.policy.reset_watch import ResetWatch
 from smartfallback.policy.selection import Selection
@@ -139,8 +139,9 @@ class PoolRuntime:
     ``normal`` and ``reserve`` index the accounts that may serve now, by tier. ``parked`` holds why
     each other account (and, in the normal tier's eyes, each account above the soft limit) may not.
     ``ramping`` are those that only their ramp holds back, ``saturated`` those that wait
-    for a running request to end. ``steady`` counts the requests that the pool took. ``patience`` is
-    None where the first-token limit is as configured.
+    for a running request to end. ``steady`` counts the requests that the pool took. ``patience``
+    limits the wait for first tokens and ``whole_patience`` that for answers in one piece; they are
+    None where the limit is as configured.
     """
 
     __slots__ = (
@@ -162,6 +163,7 @@ class PoolRuntime:
         "steady",
         "strategy",
         "unavailable",
+        "whole_patience",
     )
 
     def __init__(
@@ -188,6 +190,7 @@ class PoolRuntime:
         timeouts = spec.timeouts
         adapts = timeouts.adaptive_first_token and not self.is_local
         self.patience = Patience(timeouts.first_token_s) if adapts else None
+        self.whole_patience = Patience(math.inf, first_s=WHOLE_FIRST_LIMIT_S) if adapts else None
 
 
 class Roster:

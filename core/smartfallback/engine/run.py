@@ -79,7 +79,9 @@ class Run:
         self._announce = Announcer(request_id, request.origin, chain.name, services.bus, services.clock)
         self._walk = Walk(request, chain, self._timeout_s, pinned)
         self._tries = Tries(self._walk, services, self._announce, self._has_alternative)
-        self._candidates = Candidates(self._walk, services, self._started + self._timeout_s, self._error)
+        self._candidates = Candidates(
+            self._walk, services, self._started + self._timeout_s, self._error, self._loop.time
+        )
         self._stay = Stay(request_id, self._walk, services, self._announce, restored)
         self._restored = restored
         self._text = AnswerText(keep=request.keep_text)
@@ -162,7 +164,7 @@ class Run:
         race = self._race = self._race or Race(self._tries.running, self._hedge_after_s(), self._loop.time)
         happened = await race.next()
         if isinstance(happened, HedgeDue):
-            hedge = self._candidates.hedge()
+            hedge = self._candidates.hedge(happened.attempt.grant.pool.provider)
             return () if hedge is None else (self._begin(hedge, hedge=True),)
         if isinstance(happened, Ended):
             return (await self._attempt_ended(happened),)

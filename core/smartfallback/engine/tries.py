@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from smartfallback.engine.announcer import Announcer
 from smartfallback.engine.attempt import Attempt
 from smartfallback.engine.grant import Grant
-from smartfallback.engine.roster import AccountRuntime
+from smartfallback.engine.roster import ProviderRuntime
 from smartfallback.engine.services import Services
 from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
 from smartfallback.model.events import AttemptStarted
 from smartfallback.model.outcomes import AttemptRecord, AttemptResult, Failure, TimeoutPhase
 from smartfallback.model.requests import Usage
+from smartfallback.policy.patience import Patience
 from smartfallback.policy.recovery import FAILOVER_S
 from smartfallback.providers.base import Call
 
 MOST_RECORDS = 200
 """A request that waits in the queue through a long outage keeps its latest attempts."""
-_LEAST_FIRST_TOKEN_S = 0.5
+LEAST_FIRST_TOKEN_S = 0.5
+"""Less time is no try at all."""
+
+
+class _Limits(NamedTuple):
+    """Seconds to wait for content: while nothing has come, and once the response has begun.
+
+    ``hurried`` ones are shorter than the pool is due.
+    """
+
+    silent_s: float
+    begun_s: float
+    hurried: bool = False
 
 
 class Tries:
@@ -41,7 +55,7 @@ class Tries:
         self._announce = announce
         self._has_alternative = has_alternative
         self._loop = asyncio.get_running_loop()
-        self._asked: dict[AccountRuntime, float] = {}
+        self._asked: dict[ProviderRuntime, float] = {}
         self.running: list[Attempt] = []
         self.records: list[AttemptRecord] = []
         self.begun = 0
@@ -65,35 +79,72 @@ class Tries:
             temperature=request.temperature,
             stream=request.stream,
         )
-        limit_s = self._first_token_limit(grant, deadline)
-        attempt = Attempt(grant, self.begun, call, deadline, limit_s, self._has_alternative, services.learn)
+        limits = self._first_token_limits(grant, deadline)
+        attempt = Attempt(
+            grant,
+            self.begun,
+            call,
+            deadline,
+            limits.silent_s,
+            limits.begun_s,
+            self._has_alternative,
+            services.learn,
+        )
+        attempt.hurried = limits.hurried
         self.running.append(attempt)
         account.attempts.add(attempt)
         return self._announce.attempt_started(attempt.number, grant, hedge=hedge)
 
-    def account_s(self, account: AccountRuntime) -> float:
-        """How long ago the request asked the account first."""
-        return self._loop.time() - self._asked.get(account, self._loop.time())
+    def provider_s(self, provider: ProviderRuntime) -> float:
+        """How long ago the request asked the provider first."""
+        return self._since(provider)
 
-    def _first_token_limit(self, grant: Grant, deadline: float) -> float:
+    def leaves(self, provider: ProviderRuntime) -> bool:
+        """Whether the provider had its time with this request, and others are to be asked."""
+        return self._since(provider) >= FAILOVER_S - LEAST_FIRST_TOKEN_S
+
+    def _since(self, asked: ProviderRuntime) -> float:
         now = self._loop.time()
-        asked = self._asked.setdefault(grant.account, now)
+        return now - self._asked.get(asked, now)
+
+    def _first_token_limits(self, grant: Grant, deadline: float) -> _Limits:
+        """How long to wait for content.
+
+        While another provider could answer, all tries with one that is silent together get
+        :data:`FAILOVER_S`; the first of them always has its full time.
+        """
+        now = self._loop.time()
+        provider = grant.pool.provider
+        first_time = provider not in self._asked
+        self._asked.setdefault(provider, now)
+        most_s = grant.pool.spec.timeouts.first_token_s
+        patience = self._patience(grant)
         if not self._walk.request.stream:
-            # A whole answer shows its first token with its last: it gets half of the time that is left.
-            return max(grant.pool.spec.timeouts.first_token_s, (deadline - now) / 2)
-        patience = grant.pool.patience
+            # A whole answer shows its first token with its last.
+            half = max(most_s, (deadline - now) / 2)
+            limit_s = half if patience is None else min(half, patience.silent_s)
+            return _Limits(limit_s, limit_s)
         if patience is None:
-            return grant.pool.spec.timeouts.first_token_s
-        if asked == now:
-            return patience.limit_s
-        return min(patience.limit_s, max(_LEAST_FIRST_TOKEN_S, FAILOVER_S - (now - asked)))
+            return _Limits(most_s, most_s)
+        left = max(LEAST_FIRST_TOKEN_S, FAILOVER_S - self._since(provider))
+        if (
+            first_time
+            or left >= patience.silent_s
+            or not self._services.planner.alternative(self._walk, outside=provider)
+        ):
+            return _Limits(patience.silent_s, patience.begun_s)
+        return _Limits(left, min(left, patience.begun_s), hurried=True)
+
+    def _patience(self, grant: Grant) -> Patience | None:
+        return grant.pool.patience if self._walk.request.stream else grant.pool.whole_patience
 
     def answers(self, attempt: Attempt) -> None:
         """The attempt has brought the first content."""
         attempt.text_received = True
         grant = attempt.grant
-        if grant.pool.patience is not None and self._walk.request.stream:
-            grant.pool.patience.answered(attempt.latency_s)
+        patience = self._patience(grant)
+        if patience is not None:
+            patience.answered(attempt.latency_s)
         if grant.account.failed_models:
             grant.account.failed_models.pop(grant.model, None)
         self._services.settlement.answering(grant)
@@ -106,10 +157,11 @@ class Tries:
     def failed(self, attempt: Attempt, failure: Failure) -> None:
         """The attempt ended in an error; record it on the scopes that it concerns."""
         in_a_hurry = failure.phase is TimeoutPhase.TOTAL and not attempt.was_given_its_time
-        patience = attempt.grant.pool.patience
-        streams = self._walk.request.stream
-        if patience is not None and streams and failure.phase is TimeoutPhase.FIRST_TOKEN:
-            patience.cut(attempt.latency_s)
+        if failure.phase is TimeoutPhase.FIRST_TOKEN:
+            patience = self._patience(attempt.grant)
+            in_a_hurry = attempt.hurried
+            if patience is not None and not in_a_hurry:
+                patience.cut(attempt.latency_s, begun=attempt.begun)
         self._leave(attempt, AttemptResult.FAILED, failure)
         self._services.settlement.failed(attempt.grant, failure, attempt.received, blame=not in_a_hurry)
 

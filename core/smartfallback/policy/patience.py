@@ -1,7 +1,8 @@
 """How long to wait for the first token of an answer while somebody else could give it instead.
 
-A limit that suits every model is too long for most: an upstream that accepts a request and then is
-silent would cost its first victims all of it. So the limit follows what the pool showed lately.
+A limit that suits every model is too long for most: an upstream that takes a request and then is
+silent would cost its first victims all of it. So the limit follows what the pool showed lately, and
+before it showed anything, whether a response has begun at all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Final
 from smartfallback.policy.recovery import FAILOVER_S
 
 FIRST_LIMIT_S: Final = FAILOVER_S - 0.5
-"""The limit before anything is known: it leaves the next candidate a moment to answer in."""
+"""How long nothing at all may come before anything is known; the next candidate has a moment left."""
+
+WHOLE_FIRST_LIMIT_S: Final = 30.0
+"""The same for an answer that comes in one piece, whose first token comes with its last."""
 
 LEAST_S: Final = 2.0
 """No limit is shorter: even a fast API pauses now and then (a garbage collection, a lost packet)."""
@@ -25,39 +29,40 @@ REMEMBERED: Final = 50
 
 
 class Patience:
-    """The first-token limit of one pool.
+    """The first-token limits of one pool.
 
     Args:
         most_s: The configured limit; it is never exceeded.
-        first_s: The limit while nothing is known; ``most_s`` if that is shorter.
+        first_s: The limit for silence while nothing is known; ``most_s`` if that is shorter.
 
-    A limit that cut an answer off counts as the time of an answer itself, so it grows threefold with
-    each cut: an upstream that has become slower loses at most a handful of requests to a limit from
-    its faster days.
+    Attributes:
+        silent_s: Seconds to wait while nothing has come of the response, not even its headers.
+        begun_s: Seconds to wait for a token once the response has begun.
+
+    An attempt that was cut off after its response had begun counts as an answer of that length, so the
+    limits grow threefold: an upstream that has become slower loses at most a handful of requests to
+    limits from its faster days. Silence teaches nothing: a dead upstream is left as fast each time.
     """
 
-    __slots__ = ("_first_s", "_limit_s", "_most_s", "_seen")
+    __slots__ = ("_first_s", "_most_s", "_seen", "begun_s", "silent_s")
 
     def __init__(self, most_s: float, *, first_s: float = FIRST_LIMIT_S) -> None:
         self._most_s = most_s
         self._first_s = first_s
         self._seen: deque[float] = deque(maxlen=REMEMBERED)
-        self._limit_s = min(most_s, first_s)
-
-    @property
-    def limit_s(self) -> float:
-        """Seconds to wait for a first token now."""
-        return self._limit_s
+        self.silent_s = min(most_s, first_s)
+        self.begun_s = most_s
 
     def answered(self, first_token_s: float) -> None:
         """An answer began after so many seconds."""
         seen = self._seen
-        leaves = len(seen) == REMEMBERED and seen[0] * FACTOR >= self._limit_s
+        leaves = len(seen) == REMEMBERED and seen[0] * FACTOR >= self.begun_s
         seen.append(first_token_s)
         # The slowest is looked for again only when it leaves; nearly every answer costs one comparison.
-        if leaves or len(seen) == 1 or first_token_s * FACTOR > self._limit_s:
-            self._limit_s = min(self._most_s, max(LEAST_S, FACTOR * max(seen)))
+        if leaves or len(seen) == 1 or first_token_s * FACTOR > self.begun_s:
+            self.silent_s = self.begun_s = min(self._most_s, max(LEAST_S, FACTOR * max(seen)))
 
-    def cut(self, waited_s: float) -> None:
+    def cut(self, waited_s: float, *, begun: bool) -> None:
         """No token had come after so many seconds, and the attempt was ended for that."""
-        self.answered(waited_s)
+        if begun:
+            self.answered(waited_s)

@@ -23,7 +23,7 @@ SHORT_RATE_LIMIT_S: Final = 2.0
 
 
 FAILOVER_S: Final = 5.0
-"""While another candidate is eligible, no account keeps a request for longer without giving a token."""
+"""While another candidate is eligible, no provider keeps a request for longer without giving a token."""
 
 
 class SwitchScope(StrEnum):
@@ -213,7 +213,7 @@ def next_step(
     switch_on_content_filter: bool = False,
     can_trim: bool = False,
     attempt_s: float = 0.0,
-    account_s: float = 0.0,
+    provider_s: float = 0.0,
 ) -> Recovery:
     """Decide what follows ``failure``.
 
@@ -228,7 +228,7 @@ def next_step(
         can_trim: The conversation can be shortened.
         attempt_s: How long the failed attempt took. With an alternative, categories that are
             retried once are retried only if so much time is left after the wait.
-        account_s: How long the request has been with this account. With an alternative it is left
+        provider_s: How long the request has been with this provider. With an alternative it is left
             within :data:`FAILOVER_S`.
     """
     rule = RULES[failure.category]
@@ -249,7 +249,7 @@ def next_step(
             or _beats_switching(
                 failure,
                 rule,
-                wait_s + attempt_s < time_left_s and account_s + wait_s + attempt_s <= FAILOVER_S,
+                wait_s + attempt_s < time_left_s and provider_s + wait_s + attempt_s <= FAILOVER_S,
             )
         )
         and budget()

@@ -14,7 +14,7 @@ from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.answer import Answer, AnswerReader
 from smartfallback.providers.base import Call, Chunk
 from smartfallback.providers.call_headers import header_value
-from smartfallback.providers.http_client import Endpoint, Exchange, HttpClient
+from smartfallback.providers.http_client import Attempt, Endpoint, Exchange, HttpClient, WrapTransport
 from smartfallback.providers.http_errors import ErrorReply, clean, hint_for
 from smartfallback.providers.limit_headers import limit_readings
 
@@ -36,16 +36,17 @@ class HttpProvider(ABC):
     Args:
         pool: Whose accounts are served.
         clock: Reads dates in headers against the calendar.
+        wrap: Put around each HTTP transport.
     """
 
     default_base_url: ClassVar[str]
     after_finish_s: ClassVar[float]
     """How long to wait for usage and the end of the body once a finish reason came."""
 
-    def __init__(self, pool: PoolSpec, clock: Clock) -> None:
+    def __init__(self, pool: PoolSpec, clock: Clock, wrap: WrapTransport | None = None) -> None:
         self._pool = pool
         self._clock = clock
-        self._client = HttpClient(connect_s=pool.timeouts.connect_s)
+        self._client = HttpClient(connect_s=pool.timeouts.connect_s, wrap=wrap)
         # The finish reason is held back meanwhile, so the wait must end before an idle limit would.
         self._tail_s = min(self.after_finish_s, pool.timeouts.idle_s / 2)
 
@@ -79,8 +80,8 @@ class HttpProvider(ABC):
         """
         exchange = await self._open(call)
         try:
-            if limits := limit_readings(exchange.headers.raw, self._clock.time()):
-                yield Chunk(limits=limits)
+            limits = limit_readings(exchange.headers.raw, self._clock.time())
+            yield Chunk(limits=limits) if limits else _ALIVE
             answer = self._answer(call, exchange.headers)
             reader = AnswerReader(exchange, answer, self._tail_s)
             while (texts := await reader.texts()) is not None:
@@ -103,7 +104,7 @@ class HttpProvider(ABC):
         await self._client.aclose()
 
     async def _open(self, call: Call) -> Exchange:
-        exchange = await self._client.post(self._endpoint(call), self._body(call))
+        exchange = await self._client.post(self._endpoint(call), self._body(call), Attempt.of(call))
         if 200 <= exchange.status < 300:
             return exchange
         raise ProviderError(self._classify(await self._refusal(exchange, call)))

@@ -71,7 +71,7 @@ def decide(
     switch_on_content_filter: bool = False,
     can_trim: bool = False,
     attempt_s: float = 0.0,
-    account_s: float = 0.0,
+    provider_s: float = 0.0,
 ) -> Recovery:
     return next_step(
         failure,
@@ -83,7 +83,7 @@ def decide(
         switch_on_content_filter=switch_on_content_filter,
         can_trim=can_trim,
         attempt_s=attempt_s,
-        account_s=account_s,
+        provider_s=provider_s,
     )
 
 
@@ -212,11 +212,11 @@ def test_one_more_try_needs_room_in_the_deadline_when_another_could_answer(categ
 @pytest.mark.parametrize("category", [Category.MALFORMED_RESPONSE, Category.TIMEOUT, Category.UNKNOWN])
 def test_no_account_keeps_a_request_for_long_that_another_could_answer(category: Category) -> None:
     failure = failing(category)
-    within = decide(failure, MORE, time_left_s=100.0, attempt_s=FAILOVER_S / 3, account_s=FAILOVER_S / 3)
-    beyond = decide(failure, MORE, time_left_s=100.0, attempt_s=FAILOVER_S * 0.6, account_s=FAILOVER_S * 0.6)
+    within = decide(failure, MORE, time_left_s=100.0, attempt_s=FAILOVER_S / 3, provider_s=FAILOVER_S / 3)
+    beyond = decide(failure, MORE, time_left_s=100.0, attempt_s=FAILOVER_S * 0.6, provider_s=FAILOVER_S * 0.6)
     assert within.step is NextStep.RETRY
     assert beyond.step is NextStep.SWITCH_ACCOUNT
-    assert decide(failure, LAST, attempt_s=20.0, account_s=20.0).step is NextStep.RETRY
+    assert decide(failure, LAST, attempt_s=20.0, provider_s=20.0).step is NextStep.RETRY
 
 
 def test_a_context_overflow_degrades_when_the_conversation_can_be_trimmed() -> None:
