@@ -17,6 +17,7 @@ class Group(StrEnum):
 
     ACCOUNTS = "Accounts"
     CIRCUITS = "Circuits"
+    QUEUE = "Queue"
     VIEW = "View"
     CONSOLE = "Console"
 
@@ -30,6 +31,8 @@ class Target(StrEnum):
     CIRCUIT = "circuit"
     """An account, ``account/model`` or a provider."""
     POOL = "pool"
+    QUEUED = "queued"
+    """A request that waits in the queue, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +213,22 @@ ACTIONS: tuple[Action, ...] = (
         asks=True,
     ),
     Action(
+        "drop_queued",
+        "Drop queued request",
+        Group.QUEUE,
+        "Takes a request out of the queue: it fails with the error for which it waits.",
+        keys="D",
+        verbs=("drop",),
+        usage="REQUEST",
+        target=Target.QUEUED,
+        dangerous=True,
+        asks=True,
+    ),
+    Action(
         "undo",
         "Undo the last change",
         Group.ACCOUNTS,
-        "Takes back the last of the changes above, where that is possible.",
+        "Takes back the last change, where that is possible.",
         keys="u",
         verbs=("undo",),
         dangerous=True,

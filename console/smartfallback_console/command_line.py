@@ -124,6 +124,7 @@ def _candidates(action: Action, rest: str, snapshot: Snapshot | None, themes: It
         Target.ACCOUNT: accounts,
         Target.PROVIDER: providers,
         Target.CIRCUIT: accounts + providers,
+        Target.QUEUED: [view.request_id for view in snapshot.queue.requests],
     }.get(action.target, [])
 
 
@@ -133,4 +134,5 @@ def names_of(snapshot: Snapshot | None) -> list[str]:
         return []
     found = [account.id for pool in snapshot.pools for account in pool.accounts]
     found += [pool.name for pool in snapshot.pools] + [pool.provider_id for pool in snapshot.pools]
+    found += [view.request_id for view in snapshot.queue.requests]
     return list(dict.fromkeys(found))

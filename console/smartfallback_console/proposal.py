@@ -15,6 +15,7 @@ from smartfallback import (
     ResetCircuit,
     SetCircuitMode,
 )
+from smartfallback_console.usable import live_step, usable
 
 if TYPE_CHECKING:
     from smartfallback import AccountView, Command, PoolView, Snapshot
@@ -103,22 +104,17 @@ def find(snapshot: Snapshot, name: str) -> Subject:
 def left_without(subject: Subject, snapshot: Snapshot | None) -> str:
     """A warning when the pool is left without a usable account."""
     pool, account = subject.pool, subject.account
-    rest = [
-        view for view in pool.accounts if view.skip is None and account is not None and view.id != account.id
-    ]
-    if rest or (account is not None and account.skip is not None):
+    now = snapshot.at if snapshot else 0.0
+    able = usable(pool, now)
+    if account is not None and (account not in able or len(able) > 1):
         return ""
     following = ""
     for chain in snapshot.chains if snapshot else ():
         if pool.name in chain.pools:
             later = chain.pools[chain.pools.index(pool.name) + 1 :]
             views = {view.name: view for view in snapshot.pools} if snapshot else {}
-            able = [
-                name
-                for name in later
-                if name in views and any(view.skip is None for view in views[name].accounts)
-            ]
-            following = f"Requests will go to {able[0]}." if able else "Then nothing can answer."
+            step = live_step(later, views, now)
+            following = f"Requests will go to {step}." if step else "Then nothing can answer."
             break
     what = "the last usable account of" if account is not None else "all of"
     return f"This takes away {what} {pool.name}. {following}".strip()

@@ -17,6 +17,7 @@ from smartfallback_console.formatting import (
     latency,
     percent,
 )
+from smartfallback_console.usable import shut, usable
 from smartfallback_console.widgets.account_lines import CIRCUIT_SIGNS
 from smartfallback_console.widgets.recovery import DONE, words
 
@@ -79,7 +80,7 @@ def account_lines(
     """
     lines: list[list[Piece]] = [
         [(view.id, "bold"), (f"  {view.pool} · {view.provider_id} · {view.model}", DIM)],
-        _chosen(view, now),
+        _chosen(view, pool, now),
     ]
     admin = f" · {view.admin_reason}" if view.admin_reason else ""
     lines.append([_name("admin state"), (view.admin.value, ""), (admin, DIM)])
@@ -135,12 +136,11 @@ def _recoveries(account: str, records: Iterable[RecoveryRecord]) -> list[list[Pi
 
 def pool_lines(view: PoolView, now: float) -> list[list[Piece]]:
     """Everything that is known of a pool."""
-    usable = sum(1 for account in view.accounts if account.skip is None)
     fairness = view.fairness
     lines: list[list[Piece]] = [
         [(view.name, "bold"), (f"  {view.provider_id} · {view.model}", DIM)],
         [_name("strategy"), (view.strategy.value, "")],
-        [_name("usable"), (f"{usable} of {len(view.accounts)}", "")],
+        [_name("usable"), (f"{len(usable(view, now))} of {len(view.accounts)}", "")],
     ]
     if fairness.share_of_limit is not None or fairness.requests is not None:
         hour = f" · last hour: requests {gini(fairness.requests)}, tokens {gini(fairness.tokens)}"
@@ -161,8 +161,11 @@ def _name(text: str) -> Piece:
     return (fit(text, NAMES), DIM)
 
 
-def _chosen(view: AccountView, now: float) -> list[Piece]:
+def _chosen(view: AccountView, pool: PoolView, now: float) -> list[Piece]:
     """Whether it would be chosen, or why not and until when."""
+    if view.skip is None and shut(pool, now):
+        until = _back(pool.provider_circuit.until, now)
+        return [_name("not chosen"), ("the provider's circuit is open", "$warning"), (until, DIM)]
     if view.skip is None:
         return [_name("chosen"), ("● ready", "$success")]
     detail = f": {view.skip.detail}" if view.skip.detail else ""

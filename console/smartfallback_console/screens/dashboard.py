@@ -19,7 +19,7 @@ from smartfallback_console.dialogs.standing import account_lines, pool_lines
 from smartfallback_console.feed import INTERVAL_S, Feed, Tick
 from smartfallback_console.routing import RoutingLog
 from smartfallback_console.screens.operations import Operations, Severity
-from smartfallback_console.screens.recovery import RecoveryScreen
+from smartfallback_console.screens.recovery import OperatorRecoveryScreen, RecoveryScreen
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.footer import KeyBar
 from smartfallback_console.widgets.header import Header
@@ -115,7 +115,7 @@ class Dashboard(Screen[None]):
             yield ChatPane(
                 self.source, read_only=self.READ_ONLY, clock=self._clock, live=self._live, id="chat"
             )
-        yield Prompt(self._complete, id="prompt")
+        yield Prompt(self.complete, id="prompt")
         yield KeyBar(id="keys")
 
     def on_mount(self) -> None:
@@ -191,9 +191,11 @@ class Dashboard(Screen[None]):
             Target.PROVIDER: providers,
             Target.CIRCUIT: accounts + providers,
             Target.POOL: [pool.name for pool in snapshot.pools],
+            Target.QUEUED: [view.request_id for view in snapshot.queue.requests],
         }.get(action.target, [])
 
-    def _complete(self, line: str) -> str | None:
+    def complete(self, line: str) -> str | None:
+        """A command line with its last word completed, None when nothing fits."""
         return complete(line, self.actions, self.snapshot, self.app.available_themes)
 
     def known_names(self) -> list[str]:
@@ -239,9 +241,20 @@ class Dashboard(Screen[None]):
 
     def show_recoveries(self) -> None:
         """Open the recovery view."""
-        self.app.push_screen(RecoveryScreen(lambda: self.tick, self._tell, read_only=self.READ_ONLY))
+        if self.recovery_view is None:
+            self.app.push_screen(RecoveryScreen(self) if self.READ_ONLY else OperatorRecoveryScreen(self))
 
-    def _tell(self, request_id: str) -> None:
+    @property
+    def recovery_view(self) -> RecoveryScreen | None:
+        """The recovery view, None while it is closed."""
+        return next((screen for screen in self.app.screen_stack if isinstance(screen, RecoveryScreen)), None)
+
+    def come_forward(self) -> None:
+        """Close what stands in front of the panes."""
+        while self.in_sight and self.app.screen is not self:
+            self.app.pop_screen()
+
+    def tell(self, request_id: str) -> None:
         """The whole story of a request, if the feed still has it."""
         entry = self.routing.find(request_id)
         if entry is None:

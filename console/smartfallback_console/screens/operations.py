@@ -15,6 +15,7 @@ from smartfallback_console.dialogs.confirm import Answer, ConfirmDialog
 from smartfallback_console.formatting import clean
 from smartfallback_console.proposal import OperatorError, Proposal, Subject, find
 from smartfallback_console.proposals import propose
+from smartfallback_console.queue_proposals import drop, told
 from smartfallback_console.screens.help import HelpScreen
 from smartfallback_console.widgets.accounts import AccountsTable, SortKey
 from smartfallback_console.widgets.pane_layout import PaneArea
@@ -35,6 +36,9 @@ STRATEGIES = {
 """What each strategy goes by."""
 
 UNDO_DEPTH = 20
+
+ON_THE_DASHBOARD = ("filter", "sort", "zoom", "pane_accounts", "pane_metrics", "pane_routing", "pane_chat")
+"""Actions whose effect shows on the dashboard only: what stands in front of it goes."""
 
 INHERITED = (
     "scroll_",
@@ -78,6 +82,9 @@ class Operations:
         if not action.needs_target:
             self._simple(action, "")
             return
+        if action.target is Target.QUEUED:
+            self._drop_chosen()
+            return
         row = self._screen.query_one(AccountsTable).selected
         if row is None:
             self.say(f"{action.title}: nothing is chosen.", "warning")
@@ -117,6 +124,9 @@ class Operations:
         snapshot = self._screen.snapshot
         if snapshot is None:
             raise OperatorError("the core has not started yet")
+        if action.target is Target.QUEUED:
+            self._put_or_do(drop(call.target, snapshot), call)
+            return
         subject = find(snapshot, call.target)
         if action.id == "strategy" and not call.text:
             self._choose_strategy(subject)
@@ -128,10 +138,13 @@ class Operations:
                 self._choose_mode(subject)
                 return
         proposal = propose(action.id, subject, verb=call.verb, argument=argument, snapshot=snapshot)
+        self._put_or_do(proposal, call, reason.strip())
+
+    def _put_or_do(self, proposal: Proposal, call: Invocation, reason: str = "") -> None:
         if call.confirmed:
-            self._execute(proposal, Answer(reason.strip(), call.duration_s))
+            self._execute(proposal, Answer(reason, call.duration_s))
         else:
-            self._put(proposal, reason=reason.strip(), duration_s=call.duration_s)
+            self._put(proposal, reason=reason, duration_s=call.duration_s)
 
     def _put(self, proposal: Proposal, *, reason: str = "", duration_s: float | None = None) -> None:
         """Ask where it hurts, else act."""
@@ -180,6 +193,36 @@ class Operations:
         title = f"Strategy of {pool.name}"
         self._screen.app.push_screen(ChooseDialog(title, choices, pool.strategy.value), chosen)
 
+    def _drop_chosen(self) -> None:
+        """Drop what the recovery view's cursor stands on; elsewhere, what is chosen from a list."""
+        snapshot = self._screen.snapshot
+        if snapshot is None or not snapshot.queue.requests:
+            self.say("Nobody waits in the queue.", "warning")
+            return
+        view = self._screen.recovery_view
+        if view is not None:
+            if view.waiting:
+                self._drop(view.waiting)
+            else:
+                self.say("Choose a request that waits in the queue.", "warning")
+            return
+        choices = [(queued.request_id, told(queued, snapshot.at)) for queued in snapshot.queue.requests]
+
+        def chosen(name: str | None) -> None:
+            if name is not None:
+                self._drop(name)
+
+        self._screen.app.push_screen(ChooseDialog("Drop from the queue", choices, ""), chosen)
+
+    def _drop(self, name: str) -> None:
+        snapshot = self._screen.snapshot
+        if snapshot is None:
+            return
+        try:
+            self._put(drop(name, snapshot))
+        except OperatorError as error:  # it left the queue while the list stood open
+            self.say(_sentence(error), "warning")
+
     def _choose_mode(self, subject: Subject) -> None:
         circuit = circuit_of(subject)
 
@@ -193,6 +236,8 @@ class Operations:
 
     def _simple(self, action: Action, text: str) -> None:
         screen = self._screen
+        if action.id in ON_THE_DASHBOARD:
+            screen.come_forward()
         match action.id:
             case "undo":
                 self._take_back()
@@ -219,7 +264,7 @@ class Operations:
             case "theme":
                 self._theme(text)
             case "command":
-                screen.query_one(Prompt).open("command")
+                (screen.recovery_view or screen).query_one(Prompt).open("command")
             case "screenshot":
                 self._screenshot(text)
             case "help":
@@ -287,10 +332,15 @@ class Operations:
 
     def _help(self) -> None:
         screen = self._screen
+        front = screen.recovery_view or screen
         keys: dict[str, list[str]] = {}
         own: list[tuple[str, str]] = []
-        pane = screen.focused
-        for active in screen.active_bindings.values():
+        pane = front.focused
+        live = [
+            *front.active_bindings.values(),
+            *(screen.active_bindings.values() if front is not screen else ()),
+        ]
+        for active in live:
             binding = active.binding
             shown = screen.app.get_key_display(binding)
             if binding.id:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from smartfallback_console.fairness import gini, headline
 from smartfallback_console.formatting import age, clean, count, countdown, duration, fit, percent
+from smartfallback_console.usable import usable
 from smartfallback_console.widgets.lines import Line, LineWriter
 
 if TYPE_CHECKING:
@@ -121,16 +122,16 @@ def heading_line(columns: Columns, ink: Ink, sort: str) -> Line:
     return out.line()
 
 
-def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> Line:
-    """One account."""
+def account_line(view: AccountView, columns: Columns, now: float, ink: Ink, *, shut: bool = False) -> Line:
+    """One account; ``shut`` when its provider's circuit turns everything away."""
     out = LineWriter()
     quota = view.quota
     status = quota.status.value
     tone = status_tone(quota, ink)
-    usable = view.skip is None
+    able = view.skip is None and not shut
     sign, sign_tone = state_sign(view, ink)
     out.put(sign, sign_tone).space()
-    out.put(fit(view.id, columns.name), ink.strong if usable else ink.muted).space()
+    out.put(fit(view.id, columns.name), ink.strong if able else ink.muted).space()
     bound = quota.bound
     if columns.bar:
         used = None if bound is None else bound.percent
@@ -163,7 +164,7 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
         out.put(fit(busy, columns.in_flight, "right"), busy_tone).space()
     if columns.used:
         last = "—" if view.last_used_at is None else age(now - view.last_used_at)
-        out.put(fit(last, columns.used, "right"), ink.text if usable else ink.muted).space()
+        out.put(fit(last, columns.used, "right"), ink.text if able else ink.muted).space()
     if columns.requests:
         out.put(fit(count(view.requests), columns.requests, "right"), ink.text).space()
     if columns.failures:
@@ -172,9 +173,9 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
     if columns.tokens:
         out.put(fit(count(view.tokens), columns.tokens, "right"), ink.text).space()
     if columns.state:
-        text, state_tone = state_text(view, now, ink)
+        text, state_tone = state_text(view, now, ink, shut=shut)
         forecast = quota.forecast
-        if view.skip is None and not columns.forecast and forecast and forecast.exhausted_at is not None:
+        if able and not columns.forecast and forecast and forecast.exhausted_at is not None:
             note = f" · out in {age(forecast.exhausted_at - now)}"
             if len(text) + len(note) <= columns.state:
                 out.put(text, state_tone).put(fit(note, columns.state - len(text)), ink.warning)
@@ -186,9 +187,9 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink) -> L
 def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
     """A pool's heading between its accounts."""
     out = LineWriter()
-    usable = sum(1 for account in view.accounts if account.skip is None)
+    able = len(usable(view, now))
     total = len(view.accounts)
-    tone = ink.ok if usable == total else ink.warning if usable else ink.error
+    tone = ink.ok if able == total else ink.warning if able else ink.error
     right = LineWriter()
     circuit = view.provider_circuit
     if circuit.state.value != "closed" or width >= 90:
@@ -200,7 +201,7 @@ def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
         alarm = view.fairness.alarm
         uneven = " uneven" if alarm else ""
         right.put(f"Gini {gini(fairness)}{uneven}  ", ink.warning if alarm else ink.muted)
-    right.put(f"{usable}/{total} usable", tone)
+    right.put(f"{able}/{total} usable", tone)
     name = clean(view.name)
     out.put("▾ ", ink.primary).put(
         fit(name, min(len(name) + 2, max(4, width - right.length - 4))).rstrip(), ink.heading
@@ -245,7 +246,7 @@ def state_sign(view: AccountView, ink: Ink) -> tuple[str, Style]:
     return STATUS_SIGNS.get(view.quota.status.value, "?"), status_tone(view.quota, ink)
 
 
-def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
+def state_text(view: AccountView, now: float, ink: Ink, *, shut: bool = False) -> tuple[str, Style]:
     """In words: usable, or why not and for how long."""
     if view.attention:
         return f"needs attention: {view.attention}", ink.error
@@ -253,6 +254,8 @@ def state_text(view: AccountView, now: float, ink: Ink) -> tuple[str, Style]:
         reason = f" · {view.admin_reason}" if view.admin_reason else ""
         busy = f" · {view.in_flight} running" if view.in_flight else ""
         return f"{view.admin.value}{busy}{reason}", ink.muted
+    if view.skip is None and shut:
+        return "provider circuit", ink.error
     if view.skip is None:
         return ("probing", ink.warning) if view.circuit.state.value == "half_open" else ("ready", ink.ok)
     skip = view.skip

@@ -11,6 +11,7 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from smartfallback_console.formatting import clean, fit
+from smartfallback_console.usable import shut
 from smartfallback_console.widgets.account_lines import Columns, account_line, heading_line, pool_line
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
@@ -89,7 +90,8 @@ class AccountsTable(LineView):
             self._keep(chosen)
         elif self._rows:
             self.cursor = min(1, len(self._rows) - 1)
-        usable = sum(1 for _, view in self._rows if view and view.skip is None)
+        at = snapshot.at if snapshot else 0.0
+        usable = sum(1 for pool, view in self._rows if view and view.skip is None and not shut(pool, at))
         total = sum(1 for _, view in self._rows if view)
         title = f"Accounts  {usable}/{total} usable" if snapshot else "Accounts"
         if self.pattern:
@@ -167,7 +169,7 @@ class AccountsTable(LineView):
         now = self._snapshot.at if self._snapshot else 0.0
         if view is None:
             return pool_line(pool, width, ink, now)
-        return account_line(view, columns, now, ink)
+        return account_line(view, columns, now, ink, shut=shut(pool, now))
 
     def _empty_text(self) -> str:
         if self._snapshot is None:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from smartfallback_console.bridge import SourceState
 from smartfallback_console.formatting import clean, clock_time, count, duration, fit, latency, share
+from smartfallback_console.usable import SHUT, live_step, usable
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
 
-    from smartfallback import ChainView, PoolView, Snapshot
+    from smartfallback import PoolView, Snapshot
     from smartfallback_console.feed import Tick
     from smartfallback_console.ink import Ink
 
@@ -130,7 +131,7 @@ class Header(LineView, can_focus=False):
         chain = snapshot.chains[0]
         pools = {pool.name: pool for pool in snapshot.pools}
         steps = [pools[name] for name in chain.pools if name in pools]
-        live = live_step(chain, pools)
+        live = live_step(chain.pools, pools, snapshot.at)
         if width >= 96:
             out.put(f"{clean(chain.name)}  ", ink.muted)
         long = width >= 64
@@ -138,7 +139,8 @@ class Header(LineView, can_focus=False):
             if index:
                 out.put(" ─▶ " if long else " ▸ ", ink.muted)
             room = width - out.length
-            self._step(out, pool, pool.name == live, ink, room, long=long)
+            able = len(usable(pool, snapshot.at))
+            self._step(out, pool, pool.name == live, able, ink, room, long=long)
             if out.length >= width:
                 break
         if live is None:
@@ -148,25 +150,17 @@ class Header(LineView, can_focus=False):
         return out.line()
 
     @staticmethod
-    def _step(out: LineWriter, pool: PoolView, live: bool, ink: Ink, room: int, *, long: bool) -> None:
-        usable = sum(1 for account in pool.accounts if account.skip is None)
+    def _step(
+        out: LineWriter, pool: PoolView, live: bool, able: int, ink: Ink, room: int, *, long: bool
+    ) -> None:
         total = len(pool.accounts)
-        circuit_open = pool.provider_circuit.state.value in ("open", "forced_open")
-        sign = "✕" if circuit_open or pool.unavailable else "●" if usable == total else "◐" if usable else "○"
+        circuit_open = pool.provider_circuit.state.value in SHUT
+        sign = "✕" if circuit_open or pool.unavailable else "●" if able == total else "◐" if able else "○"
         tone = ink.error if sign in "✕○" else ink.warning if sign == "◐" else ink.ok
         name = fit(pool.name, min(len(clean(pool.name)) * 2, 18)).rstrip()
-        counts = f" {usable}/{total}" if long or room > 30 else ""
+        counts = f" {able}/{total}" if long or room > 30 else ""
         if live:
             pill = {id(ink.ok): ink.ok_pill, id(ink.warning): ink.warning_pill}.get(id(tone), ink.error_pill)
             out.put(fit(f" {sign} {name}{counts} ", min(room, 40)).rstrip() + " ", pill)
         else:
-            out.put(sign, tone).put(f" {name}", ink.text if usable else ink.muted).put(counts, ink.muted)
-
-
-def live_step(chain: ChainView, pools: dict[str, PoolView]) -> str | None:
-    """The pool that answers now: the first with a usable account."""
-    for name in chain.pools:
-        pool = pools.get(name)
-        if pool is not None and any(account.skip is None for account in pool.accounts):
-            return name
-    return None
+            out.put(sign, tone).put(f" {name}", ink.text if able else ink.muted).put(counts, ink.muted)

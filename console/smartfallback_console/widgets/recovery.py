@@ -16,18 +16,20 @@ from smartfallback_console.formatting import (
     clean,
     clock_time,
     count,
+    countdown,
     duration,
     fit,
     latency,
     share,
 )
+from smartfallback_console.usable import SHUT, shut
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
     from textual import events
 
-    from smartfallback import RecoveryStatistics, RecoveryView, Snapshot
+    from smartfallback import CircuitView, RecoveryStatistics, RecoveryView, Snapshot
     from smartfallback_console.ink import Ink
 
 DONE = {
@@ -101,7 +103,7 @@ def figures(snapshot: Snapshot | None, width: int, ink: Ink, room: int = 1_000) 
     """All figures in lines of ``width`` cells; in short where there is no room for all lines."""
     if snapshot is None:
         return [LineWriter().put(fit("waiting…", width), ink.muted).line()]
-    lines = [_summary(snapshot, width, ink)]
+    lines = [_summary(snapshot, width, ink), _open_now(snapshot, width, ink)]
     recovery = snapshot.recovery
     if not recovery.overall.recoveries:
         return [*lines, (), *(LineWriter().put(fit(text, width), ink.muted).line() for text in NOTHING_YET)]
@@ -110,13 +112,57 @@ def figures(snapshot: Snapshot | None, width: int, ink: Ink, room: int = 1_000) 
         whole = [*lines, *_causes(recovery, width, ink), (), *_actions(recovery, width, ink)]
         if len(whole) <= room:
             return whole
-        return [lines[0], _actions_in_short(recovery, width, ink), *_causes(recovery, width, ink)]
+        short = _actions_in_short(recovery, width, ink)
+        return _cut([*lines[:2], short, *_causes(recovery, width, ink)], room, ink)
     left = width * 58 // 100
     right = width - left - 3
     for one, other in zip_longest(_causes(recovery, left, ink), _actions(recovery, right, ink), fillvalue=()):
         used = sum(cell_len(piece.text) for piece in one)
         lines.append((*one, *LineWriter().space(left + 3 - used).line(), *other))
-    return lines
+    return _cut(lines, room, ink)
+
+
+def _cut(lines: list[Line], room: int, ink: Ink) -> list[Line]:
+    """What there is room for, and how much there is besides."""
+    if len(lines) <= room or room < 2:
+        return lines
+    more = len(lines) - room + 1
+    return [*lines[: room - 1], LineWriter().put(f"… {more} more", ink.muted).line()]
+
+
+def _open_now(snapshot: Snapshot, width: int, ink: Ink) -> Line:
+    """The circuits that turn requests away at this moment, until when, and who runs fewer at once."""
+    told: dict[str, tuple[str, Style]] = {}
+    for pool in snapshot.pools:
+        if shut(pool, snapshot.at):
+            told[f"{clean(pool.provider_id)} API"] = _left(pool.provider_circuit, snapshot.at), ink.error
+    for pool in snapshot.pools:
+        for account in pool.accounts:
+            for circuit in (account.circuit, *account.model_circuits):
+                if circuit.state.value in SHUT:
+                    told[clean(circuit.target.name)] = _left(circuit, snapshot.at), ink.error
+    for pool in snapshot.pools:
+        for account in pool.accounts:
+            if account.max_concurrency < account.configured_concurrency:
+                lowered = f" {account.max_concurrency}↓{account.configured_concurrency}"
+                told.setdefault(clean(account.id), (lowered, ink.warning))
+    out = LineWriter()
+    if not told:
+        return out.put(fit("No circuit is open.", width), ink.muted).line()
+    before: Style | None = None
+    for place, (name, (left, tone)) in enumerate(told.items()):
+        kind = "open now" if tone is ink.error else "scaled down"
+        joint = " · " if tone is before else ("   " if place else "") + kind + "  "
+        more = f"  +{len(told) - place}"
+        if out.length + len(joint) + cell_len(name) + len(left) + len(more) > width:
+            return out.put(more, ink.muted).line()
+        out.put(joint, ink.muted).put(name, tone).put(left, ink.muted)
+        before = tone
+    return out.line()
+
+
+def _left(circuit: CircuitView, now: float) -> str:
+    return "" if circuit.until is None else f" {countdown(max(0.0, circuit.until - now))}"
 
 
 def _summary(snapshot: Snapshot, width: int, ink: Ink) -> Line:
@@ -125,9 +171,13 @@ def _summary(snapshot: Snapshot, width: int, ink: Ink) -> Line:
     good = rate is None or rate >= TARGET
     left = snapshot.retry_budget_left
     out = LineWriter()
-    parts: list[tuple[str, str, Style]] = [
-        (share(rate), f" of {count(overall.recoveries)} recovered", ink.ok if good else ink.warning),
-        (latency(overall.mean_s), " mean", ink.strong),
+    parts: list[tuple[str, str, Style]] = []
+    if overall.recoveries:
+        parts = [
+            (share(rate), f" of {count(overall.recoveries)} recovered", ink.ok if good else ink.warning),
+            (latency(overall.mean_s), " mean", ink.strong),
+        ]
+    parts += [
         ("—" if left is None else count(left), " retries left", ink.warning if left == 0 else ink.strong),
         (f"{len(queue.requests)}/{queue.limit}", " queued", ink.warning if queue.requests else ink.text),
         (share(TARGET), " is the target", ink.muted),
@@ -147,10 +197,15 @@ def _causes(recovery: RecoveryView, width: int, ink: Ink) -> list[Line]:
     head = LineWriter().put(fit("cause", name), ink.muted).space().put(fit("errors", 7, "right"), ink.muted)
     head.space().put(fit("recovered", 9, "right"), ink.muted).space().put(fit("mean", 7, "right"), ink.muted)
     lines = [head.line()]
-    ordered = sorted(recovery.by_category, key=lambda item: -item[1].recoveries)
+    ordered = sorted(recovery.by_category, key=lambda item: (-_lost(item[1]), -item[1].recoveries))
     for category, figure in ordered:
         lines.append(_cause(words(category.value), figure, name, bar, ink))
     return lines
+
+
+def _lost(figure: RecoveryStatistics) -> int:
+    """Requests that were not answered: what an operator looks for first."""
+    return figure.recoveries - figure.succeeded
 
 
 def _cause(cause: str, figure: RecoveryStatistics, name: int, bar: int, ink: Ink) -> Line:
@@ -168,8 +223,13 @@ def _cause(cause: str, figure: RecoveryStatistics, name: int, bar: int, ink: Ink
 
 def _actions_in_short(recovery: RecoveryView, width: int, ink: Ink) -> Line:
     ordered = sorted(recovery.by_action, key=lambda item: -item[1])
-    done = " · ".join(f"{DONE[action]} {count(times)}" for action, times in ordered)
-    return LineWriter().put(fit(done, width), ink.text).line()
+    out = LineWriter()
+    for action, times in ordered:
+        told = (" · " if out.length else "") + f"{DONE[action]} {count(times)}"
+        if out.length + len(told) > width:
+            break
+        out.put(told, ink.text)
+    return out.line()
 
 
 def _actions(recovery: RecoveryView, width: int, ink: Ink) -> list[Line]:
@@ -233,6 +293,12 @@ class RecoveryLog(LineView):
     def chosen(self) -> str:
         """The request under the cursor, empty for none."""
         return _id(self._rows[self.cursor]) if self.cursor < len(self._rows) else ""
+
+    @property
+    def waiting(self) -> str:
+        """The request under the cursor if it waits in the queue, else empty."""
+        row = self._rows[self.cursor] if self.cursor < len(self._rows) else None
+        return row.request_id if isinstance(row, QueuedView) else ""
 
     def line_count(self) -> int:
         """One line a row."""
@@ -322,8 +388,11 @@ def queued_line(before: list[Row], view: QueuedView, width: int, now: float, ink
         tail.put(f"waits {age(now - view.since)}", ink.muted).space(2)
     tail.put(fit(f"expires in {duration(left)}" if left > 0 else "expires", 18, "right"), ink.warning)
     room = max(0, width - out.length - tail.length - 2)
-    told = [view.origin.value, clean(view.chain), f"priority {view.priority}"]
-    told += ["from before a restart"] if view.restored else []
+    told = [view.origin.value, clean(view.chain)]
+    if view.priority or width >= ROOMY_FROM:
+        told.append(f"priority {view.priority}")
+    if view.restored:
+        told.append("from before a restart" if width >= ROOMY_FROM else "restored")
     name = min(room, max(8, min(24, room - 30)))
     out.put(fit(view.request_id, name), ink.text).space(2)
     out.put(fit(" · ".join(told), max(0, room - name - 2)), ink.muted)
@@ -347,8 +416,9 @@ def record_line(record: RecoveryRecord, width: int, ink: Ink) -> Line:
     start = out.length
     final = (record.final_account or "cache") if record.success else "nobody"
     names = path - 5
-    first = min(cell_len(clean(record.original_account)), max(names // 2, names - cell_len(clean(final))))
-    out.put(fit(record.original_account, first), ink.muted).put(" → ", ink.muted)
+    original = record.original_account or "—"
+    first = min(cell_len(clean(original)), max(names // 2, names - cell_len(clean(final))))
+    out.put(fit(original, first), ink.muted).put(" → ", ink.muted)
     last = fit(final, min(cell_len(clean(final)), names - first))
     out.put(last, ink.strong if record.success else ink.muted)
     out.put(" ✓" if record.success else " ✗", ink.ok if record.success else ink.error)
