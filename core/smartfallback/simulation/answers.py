@@ -82,6 +82,7 @@ _CUES: Final = (
 )
 _UNMARKED: Final = str.maketrans(dict.fromkeys("*_`[]<>#|~\\", " "))
 """Takes Markdown's own characters out of words that are quoted from a prompt."""
+_BROKE_OFF: Final = "broke off"
 _GREETINGS: Final = frozenset({"hello", "hi", "hey", "thanks", "thank", "hallo", "moin", "good morning"})
 
 
@@ -94,8 +95,11 @@ class Answers:
     def answer(self, prompts: Sequence[str]) -> str:
         """An answer in Markdown to the last of ``prompts``, the user's messages of a conversation.
 
-        A follow-up that says little of its own is answered from the question before it.
+        A follow-up that says little of its own is answered from the question before it, and so is the
+        request to go on with an answer that broke off.
         """
+        while len(prompts) > 1 and _BROKE_OFF in prompts[-1].lower():
+            prompts = prompts[:-1]
         prompt = prompts[-1] if prompts else ""
         words = keywords(prompt)
         topic = find_topic(prompt)

@@ -71,3 +71,9 @@ def test_any_prompt_gets_30_to_250_words_of_markdown(prompts: list[str], seed: i
     text = Answers(Random(seed)).answer(prompts)
     assert 30 <= len(text.split()) <= 250
     assert text.count("```") % 2 == 0
+
+
+def test_the_request_to_go_on_with_a_broken_answer_is_not_taken_for_the_question() -> None:
+    question = "Tell me about the sea"
+    go_on = "Your answer broke off there. Go on exactly where it stopped."
+    assert Answers(Random(3)).answer([question, go_on]) == Answers(Random(3)).answer([question])
