@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from smartfallback.clock import Clock
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
@@ -31,6 +31,9 @@ from smartfallback.providers.copilot_output import GarbledError, OutputText
 from smartfallback.providers.copilot_tool import ToolEnvironment, ToolLocator, environment, secrets_in
 from smartfallback.providers.http_errors import clean, hint_for, malformed
 from smartfallback.providers.subprocess_stream import CommandStream, SilenceError
+
+if TYPE_CHECKING:
+    from smartfallback.providers.http_client import WrapTransport
 
 SILENCE_LIMIT_S: Final = 600.0
 """The longest wait for the next output. The engine's limits are shorter; this one ends a tool that hangs
@@ -54,6 +57,8 @@ class CopilotProvider:
         clock: For the dates of stated resets and the age of findings.
         silence_limit_s: The longest wait for the next output.
         grace_s: How long a tool that is told to end may take before it is killed.
+        wrap: Put around each HTTP transport of the API that answers in the tool's place.
+        tool: Where the tool is; by default, wherever the pool's ``command`` is found.
     """
 
     def __init__(
@@ -63,15 +68,23 @@ class CopilotProvider:
         *,
         silence_limit_s: float = SILENCE_LIMIT_S,
         grace_s: float = GRACE_S,
+        wrap: WrapTransport | None = None,
+        tool: ToolLocator | None = None,
     ) -> None:
         self._pool = pool
         self._clock = clock
         self._silence_limit_s = silence_limit_s
         self._grace_s = grace_s
-        self._tool = ToolLocator(pool.command, clock)
+        self._tool = tool or ToolLocator(pool.command, clock)
+        self._wrap = wrap
         self._api: Provider | None = None
         self._running: dict[CommandStream, Path] = {}
         self._endings: set[asyncio.Task[None]] = set()
+
+    @property
+    def runs_tool(self) -> bool:
+        """Whether the next call runs the tool, and isn't served by an API in its place."""
+        return self._tool.find() is not None
 
     def unavailable(self) -> str:
         """Why the pool can't answer here and what to do about it; empty when it can."""
@@ -216,7 +229,7 @@ class CopilotProvider:
         if self._api is None:
             from smartfallback.providers.openai import OpenAIProvider
 
-            self._api = OpenAIProvider(self._pool, self._clock)
+            self._api = OpenAIProvider(self._pool, self._clock, self._wrap)
         return self._api.stream(call)
 
 

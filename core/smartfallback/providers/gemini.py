@@ -17,7 +17,7 @@ from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.answer import Answer, token_count
 from smartfallback.providers.base import Call
 from smartfallback.providers.gemini_errors import classify
-from smartfallback.providers.http_client import Endpoint
+from smartfallback.providers.http_client import Endpoint, WrapTransport
 from smartfallback.providers.http_errors import ErrorReply
 from smartfallback.providers.http_provider import HttpProvider, encode_json
 
@@ -47,8 +47,8 @@ class GeminiProvider(HttpProvider):
     # Older models name a finish reason in every event, so it must not hurry the events behind it.
     after_finish_s: ClassVar[float] = 10.0
 
-    def __init__(self, pool: PoolSpec, clock: Clock) -> None:
-        super().__init__(pool, clock)
+    def __init__(self, pool: PoolSpec, clock: Clock, wrap: WrapTransport | None = None) -> None:
+        super().__init__(pool, clock, wrap)
         self._endpoints: dict[tuple[str, str, bool], tuple[AccountSpec, Endpoint]] = {}
 
     def _endpoint(self, call: Call) -> Endpoint:

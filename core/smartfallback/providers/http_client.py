@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
@@ -32,6 +32,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError
 from smartfallback.model.secrets import Secret
+from smartfallback.providers.base import Call
 from smartfallback.providers.call_headers import CallHeaders
 from smartfallback.providers.http_errors import connection_failure
 from smartfallback.providers.shutdown import Shutdown, ShutDownError
@@ -47,12 +48,36 @@ _SHUT_DOWN: Final = Failure(ErrorCategory.NETWORK_ERROR, "the provider is shut d
 _CLIENT_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 
 
+WrapTransport = Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+"""Puts a transport around another, which it closes with itself."""
+
+
+class Attempt:
+    """The attempt that a request is part of, for whoever wraps a transport.
+
+    All requests of one attempt carry the same object as ``extensions["attempt"]``, beside the account's
+    id as ``extensions["account"]``.
+    """
+
+    __slots__ = ("__weakref__", "account", "model", "stream")
+
+    def __init__(self, account: str, model: str, *, stream: bool) -> None:
+        self.account = account
+        self.model = model
+        self.stream = stream
+
+    @classmethod
+    def of(cls, call: Call) -> Attempt:
+        """The attempt that ``call`` describes."""
+        return cls(call.account.id, call.model, stream=call.stream)
+
+
 class Endpoint(NamedTuple):
     """Where calls of one account go: everything about them that does not change from call to call."""
 
     url: httpx.URL
     headers: CallHeaders
-    transport: AiohttpTransport
+    transport: httpx.AsyncBaseTransport
     host: str
 
 
@@ -61,13 +86,15 @@ class HttpClient:
 
     Args:
         connect_s: Limit for getting a connection, in seconds.
+        wrap: Put around each transport; what it gives is used and closed in its place.
     """
 
-    def __init__(self, *, connect_s: float) -> None:
+    def __init__(self, *, connect_s: float, wrap: WrapTransport | None = None) -> None:
         self._extensions: dict[str, Any] = {
             "timeout": {"connect": connect_s, "pool": connect_s, "read": READ_BACKSTOP_S, "write": None}
         }
-        self._transports: dict[tuple[str | None, bool], AiohttpTransport] = {}
+        self._wrap = wrap
+        self._transports: dict[tuple[str | None, bool], httpx.AsyncBaseTransport] = {}
         self._shutdown = Shutdown()
 
     def endpoint(self, url: str, headers: Mapping[str, str | Secret]) -> Endpoint:
@@ -96,10 +123,13 @@ class HttpClient:
         proxy = environment_proxy(parsed)
         transport = self._transports.get((proxy, secure))
         if transport is None:
-            transport = self._transports[proxy, secure] = _transport(proxy, secure=secure)
+            transport = _transport(proxy, secure=secure)
+            if self._wrap is not None:
+                transport = self._wrap(transport)
+            self._transports[proxy, secure] = transport
         return Endpoint(parsed, CallHeaders(headers), transport, parsed.netloc.decode("ascii", "replace"))
 
-    async def post(self, endpoint: Endpoint, body: bytes) -> Exchange:
+    async def post(self, endpoint: Endpoint, body: bytes, attempt: Attempt | None = None) -> Exchange:
         """Send ``body`` and wait for the response's status and headers.
 
         Raises:
@@ -113,35 +143,43 @@ class HttpClient:
                 endpoint.url,
                 headers=[*endpoint.headers.multi_items(), ("content-length", str(len(body)))],
                 stream=_Pieces(body),
-                extensions=self._extensions,
+                extensions=self._told(attempt),
             )
         else:
             request = httpx.Request(
-                "POST", endpoint.url, headers=endpoint.headers, content=body, extensions=self._extensions
+                "POST", endpoint.url, headers=endpoint.headers, content=body, extensions=self._told(attempt)
             )
         return await self._send(endpoint, request)
 
-    async def get(self, endpoint: Endpoint) -> Exchange:
+    async def get(self, endpoint: Endpoint, attempt: Attempt | None = None) -> Exchange:
         """Ask for ``endpoint`` and wait for the response's status and headers.
 
         Raises:
             ProviderError: No response came, classified.
         """
-        return await self._ask("GET", endpoint)
+        return await self._ask("GET", endpoint, attempt)
 
-    async def delete(self, endpoint: Endpoint) -> Exchange:
+    async def delete(self, endpoint: Endpoint, attempt: Attempt | None = None) -> Exchange:
         """Remove what is at ``endpoint`` and wait for the response's status and headers.
 
         Raises:
             ProviderError: No response came, classified.
         """
-        return await self._ask("DELETE", endpoint)
+        return await self._ask("DELETE", endpoint, attempt)
 
-    async def _ask(self, method: str, endpoint: Endpoint) -> Exchange:
+    async def _ask(self, method: str, endpoint: Endpoint, attempt: Attempt | None) -> Exchange:
         if self._shutdown.begun:
             raise ProviderError(_SHUT_DOWN)
-        request = httpx.Request(method, endpoint.url, headers=endpoint.headers, extensions=self._extensions)
+        request = httpx.Request(
+            method, endpoint.url, headers=endpoint.headers, extensions=self._told(attempt)
+        )
         return await self._send(endpoint, request)
+
+    def _told(self, attempt: Attempt | None) -> dict[str, Any]:
+        """What a transport is told besides the request; about the attempt only if somebody reads it."""
+        if attempt is None or self._wrap is None:
+            return self._extensions
+        return {**self._extensions, "account": attempt.account, "attempt": attempt}
 
     async def _send(self, endpoint: Endpoint, request: httpx.Request) -> Exchange:
         try:
@@ -248,7 +286,7 @@ def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     return cast("AsyncGenerator[bytes, None]", aiter(stream))
 
 
-def _transport(proxy: str | None, *, secure: bool) -> AiohttpTransport:
+def _transport(proxy: str | None, *, secure: bool) -> httpx.AsyncBaseTransport:
     def session() -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(

@@ -16,7 +16,7 @@ from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.answer import Answer, token_count
 from smartfallback.providers.base import Call
-from smartfallback.providers.http_client import Endpoint, Exchange
+from smartfallback.providers.http_client import Attempt, Endpoint, Exchange, WrapTransport
 from smartfallback.providers.http_errors import ErrorReply
 from smartfallback.providers.http_provider import HttpProvider, encode_json
 from smartfallback.providers.openai_errors import classify
@@ -64,8 +64,8 @@ class OpenAIProvider(HttpProvider):
     default_base_url = "https://api.openai.com/v1"
     after_finish_s: ClassVar[float] = 2.0
 
-    def __init__(self, pool: PoolSpec, clock: Clock) -> None:
-        super().__init__(pool, clock)
+    def __init__(self, pool: PoolSpec, clock: Clock, wrap: WrapTransport | None = None) -> None:
+        super().__init__(pool, clock, wrap)
         self._endpoints: dict[tuple[str, bool], tuple[AccountSpec, Endpoint]] = {}
         self._quirks: dict[tuple[str, str], frozenset[Quirk]] = {}
 
@@ -108,8 +108,10 @@ class OpenAIProvider(HttpProvider):
     async def _open(self, call: Call) -> Exchange:
         where = (self._base_url(call.account), call.model)
         quirks = self._quirks.get(where, _NO_QUIRKS)
+        attempt = Attempt.of(call)
         while True:
-            exchange = await self._client.post(self._endpoint(call), self._body(call, quirks))
+            body = self._body(call, quirks)
+            exchange = await self._client.post(self._endpoint(call), body, attempt)
             if 200 <= exchange.status < 300:
                 return exchange
             reply = await self._refusal(exchange, call)

@@ -16,7 +16,7 @@ from smartfallback.clock import Clock
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError, TimeoutPhase
 from smartfallback.model.specs import AccountSpec, PoolSpec
 from smartfallback.providers.base import Call, Chunk
-from smartfallback.providers.http_client import Exchange, HttpClient
+from smartfallback.providers.http_client import Exchange, HttpClient, WrapTransport
 from smartfallback.providers.http_errors import clean
 from smartfallback.providers.opencode_api import DEFAULT_BASE_URL, OpenCodeApi, prompt_of
 from smartfallback.providers.opencode_events import EventFeed, OpenCodeAnswer
@@ -45,6 +45,7 @@ class OpenCodeProvider:
         silence_s: See :data:`SILENCE_S`.
         blocking_s: See :data:`BLOCKING_S`.
         cleanup_s: See :data:`CLEANUP_S`.
+        wrap: Put around each HTTP transport.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class OpenCodeProvider:
         silence_s: float = SILENCE_S,
         blocking_s: float = BLOCKING_S,
         cleanup_s: float = CLEANUP_S,
+        wrap: WrapTransport | None = None,
     ) -> None:
         self._pool = pool
         self._clock = clock
         self._silence_s = silence_s
         self._blocking_s = blocking_s
         self._cleanup_s = cleanup_s
-        self._client = HttpClient(connect_s=pool.timeouts.connect_s)
+        self._client = HttpClient(connect_s=pool.timeouts.connect_s, wrap=wrap)
         self._apis: dict[str, OpenCodeApi] = {}
         self._silent_until: dict[str, float] = {}
         self._sessions: set[_Session] = set()
@@ -90,7 +92,7 @@ class OpenCodeProvider:
         session is aborted (if need be) and deleted after the generator has ended, in a task of its own.
         """
         prompt = prompt_of(call)
-        api = self._api(call.account)
+        api = self._api(call.account).serving(call)
         exchange = await self._listen(api)
         session = _Session(api)
         self._sessions.add(session)

@@ -6,6 +6,7 @@ Protocol: https://opencode.ai/docs/server, and the description that a server giv
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
 from typing import Any, Final
@@ -19,7 +20,7 @@ from smartfallback.model.secrets import Secret
 from smartfallback.model.specs import AccountSpec
 from smartfallback.providers.answer import MAX_ANSWER_BYTES
 from smartfallback.providers.base import Call
-from smartfallback.providers.http_client import Endpoint, Exchange, HttpClient
+from smartfallback.providers.http_client import Attempt, Endpoint, Exchange, HttpClient
 from smartfallback.providers.http_errors import ErrorReply, clean, malformed
 from smartfallback.providers.http_provider import ERROR_BODY_S, MAX_ERROR_BODY_BYTES, encode_json
 from smartfallback.providers.opencode_errors import server_refusal
@@ -52,6 +53,7 @@ class OpenCodeApi:
         self._client = client
         self._base_url = base_url
         self._clock = clock
+        self._attempt: Attempt | None = None
         headers: dict[str, str | Secret] = {
             "accept": "application/json, text/event-stream",
             "accept-encoding": "identity",
@@ -62,13 +64,19 @@ class OpenCodeApi:
             headers["authorization"] = basic_credentials(account.api_key)
         self._endpoint = client.endpoint(base_url, headers)
 
+    def serving(self, call: Call) -> OpenCodeApi:
+        """The same server, with every request marked as part of the attempt that ``call`` describes."""
+        api = copy.copy(self)
+        api._attempt = Attempt.of(call)
+        return api
+
     async def events(self) -> Exchange:
         """The server's event stream, from now on.
 
         Raises:
             ProviderError: It was refused, or the server can't be reached.
         """
-        return await self._welcome(await self._client.get(self._at("/event")))
+        return await self._welcome(await self._client.get(self._at("/event"), self._attempt))
 
     async def create_session(self) -> str:
         """A new session in which no tool may be used; its id.
@@ -112,14 +120,14 @@ class OpenCodeApi:
         Raises:
             ProviderError: It was refused, or the server can't be reached.
         """
-        exchange = await self._client.delete(self._at(f"/session/{session}"))
+        exchange = await self._client.delete(self._at(f"/session/{session}"), self._attempt)
         await self._whole(await self._welcome(exchange))
 
     def _at(self, path: str) -> Endpoint:
         return self._endpoint._replace(url=httpx.URL(self._base_url + path))
 
     async def _post(self, path: str, body: dict[str, Any]) -> Exchange:
-        exchange = await self._client.post(self._at(path), encode_json(body).encode())
+        exchange = await self._client.post(self._at(path), encode_json(body).encode(), self._attempt)
         return await self._welcome(exchange)
 
     async def _welcome(self, exchange: Exchange) -> Exchange:

@@ -222,6 +222,66 @@ class SilentEvents:
     """
 
 
+@dataclass(frozen=True, slots=True)
+class RawResponse:
+    """Exactly this response. Only drills play it and the faults below: they happen before a server.
+
+    Raises:
+        ValueError: The status is none of an HTTP response, or a header can't be one.
+    """
+
+    status: int = 500
+    body: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"status must be from 200 to 599, not {self.status!r}")
+        for name, value in self.headers:
+            if not name or not (name + value).isascii() or not (name + value).isprintable():
+                raise ValueError(f"{name!r} with {value!r} is no header")
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nobody listens at the address: the connection is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class DnsFailure:
+    """The name of the host can't be resolved."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFailure:
+    """The server's certificate can't be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectTimeout:
+    """No connection comes about until the limit for that is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The call leaves this many seconds late.
+
+    Raises:
+        ValueError: The delay is not above 0.
+    """
+
+    delay_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delay_s > 0:
+            raise ValueError(f"delay_s must be above 0, not {self.delay_s!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMissing:
+    """The program that the provider runs is not installed."""
+
+
 PlainFault = (
     HttpStatus
     | KeyRevoked
@@ -242,6 +302,13 @@ PlainFault = (
     | SafetyBlock
     | SilentEvents
     | QuotaApiFault
+    | RawResponse
+    | Refused
+    | DnsFailure
+    | TlsFailure
+    | ConnectTimeout
+    | Latency
+    | ToolMissing
 )
 
 
