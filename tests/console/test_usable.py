@@ -79,3 +79,12 @@ async def test_causes_that_cost_answers_stand_first_and_what_is_cut_is_said(cons
         assert text.index("timeout  ") < text.index("api failure  ") < text.index("rate limit  ")
         assert "… 2 more" in text
         assert "cach…" not in text
+
+
+async def test_the_smallest_terminal_shows_figures_and_log(console: Opener) -> None:
+    async with console(ScriptedSource(recovering(), stories()), size=(20, 8)) as running:
+        await running.press("v")
+        text = running.screen_text()
+        assert "97.2%" in text
+        assert "2 open or slowed" in text
+        assert "Queue" in text

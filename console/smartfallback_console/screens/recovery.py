@@ -37,6 +37,8 @@ HERE_TOO = (
 """Actions whose keys work here as they do on the dashboard."""
 WIDE_FROM = 150
 """From this width on the figures have a column of their own."""
+FRAMED_FROM = 14
+"""Rows from which there is room for frames."""
 
 
 class RecoveryScreen(ModalScreen[None]):
@@ -57,6 +59,7 @@ class RecoveryScreen(ModalScreen[None]):
         background: $background; layout: vertical;
         & > #recovery { height: 1fr; layout: vertical; }
         & > #recovery > RecoveryLog { height: 1fr; width: 1fr; }
+        &.-tiny LineView { border: none; }
         &.-wide > #recovery { layout: horizontal; }
         &.-wide > #recovery > RecoveryFigures { width: 38%; height: 1fr; }
     }
@@ -111,8 +114,11 @@ class RecoveryScreen(ModalScreen[None]):
         if width >= WIDE_FROM:
             panel.styles.height = "1fr"
             return
+        tiny = height < FRAMED_FROM
+        self.set_class(tiny, "-tiny")
+        frame = 0 if tiny else 2
         most = (height - 2) // 2
-        wanted = max(5, len(figures(self._drawn, width - 4, panel.ink, most - 2)) + 2)
+        wanted = min(most, len(figures(self._drawn, width - 4, panel.ink, most - frame)) + frame)
         if panel.styles.height is None or panel.styles.height.value != wanted:
             panel.styles.height = wanted
 

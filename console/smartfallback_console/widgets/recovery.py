@@ -155,7 +155,7 @@ def _open_now(snapshot: Snapshot, width: int, ink: Ink) -> Line:
         joint = " · " if tone is before else ("   " if place else "") + kind + "  "
         more = f"  +{len(told) - place}"
         if out.length + len(joint) + cell_len(name) + len(left) + len(more) > width:
-            return out.put(more, ink.muted).line()
+            return out.put(more if place else fit(f"{len(told)} open or slowed", width), ink.muted).line()
         out.put(joint, ink.muted).put(name, tone).put(left, ink.muted)
         before = tone
     return out.line()
@@ -185,6 +185,8 @@ def _summary(snapshot: Snapshot, width: int, ink: Ink) -> Line:
     for value, word, tone in parts:
         need = cell_len(value) + len(word) + (3 if out.length else 0)
         if out.length + need > width:
+            if not out.length:
+                out.put(value, tone).put(fit(word, max(0, width - cell_len(value))), ink.muted)
             break
         out.space(3 if out.length else 0).put(value, tone).put(word, ink.muted)
     return out.line()
