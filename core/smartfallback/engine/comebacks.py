@@ -8,6 +8,8 @@ and other candidates take the rest. Where there are none, nobody is turned away.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from typing import NamedTuple
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
@@ -18,6 +20,20 @@ from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.ramp import Ramp, steady_share
 
 _OPENED = frozenset({CircuitState.OPEN, CircuitState.FORCED_OPEN})
+
+
+class Comeback(NamedTuple):
+    """Where the way back of an account or a provider stands.
+
+    Attributes:
+        ramp: Its ramp, None for one that is on none.
+        usual: Requests a second before its circuit opened, None where that is not known.
+        tested: Its circuit tests whether a rate limit is over.
+    """
+
+    ramp: Ramp | None
+    usual: float | None
+    tested: bool
 
 
 class Comebacks:
@@ -61,6 +77,24 @@ class Comebacks:
         self._usual.pop(target, None)
         self._end(target)
 
+    def standing(self, target: CircuitTarget) -> Comeback:
+        """Where the target's way back stands, for :meth:`put_back`; nothing that happens moves it."""
+        ramp = self._runtime(target).ramp
+        return Comeback(copy(ramp), self._usual.get(target), target in self._tested)
+
+    def put_back(self, target: CircuitTarget, standing: Comeback) -> None:
+        """Let the target's way back stand where it stood; the caller places its accounts."""
+        self.at_once(target)
+        if standing.usual is not None:
+            self._usual[target] = standing.usual
+        if standing.tested:
+            self._tested.add(target)
+        if standing.ramp is not None:
+            runtime = self._runtime(target)
+            runtime.ramp = standing.ramp
+            if isinstance(runtime, AccountRuntime):
+                self.returning[runtime] = None
+
     def tick(self, account: AccountRuntime, now: float) -> None:
         """End the account's ramp if its time has come."""
         ramp = account.ramp
@@ -102,6 +136,11 @@ class Comebacks:
             account.ramp = None
             account.pool.ramping.discard(account.slot)
             self.returning.pop(account, None)
+
+    def _runtime(self, target: CircuitTarget) -> AccountRuntime | ProviderRuntime:
+        if target.scope is CircuitScope.PROVIDER:
+            return self._roster.providers[target.name]
+        return self._roster.accounts[target.name]
 
     def _steady(self, target: CircuitTarget) -> float:
         if target.scope is CircuitScope.PROVIDER:

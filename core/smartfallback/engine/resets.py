@@ -71,6 +71,12 @@ class Resets:
             self._ask(account)
             self._watch(account, ResetWatch(now, self._steady(account), in_service=True))
 
+    def put_back(self, account: AccountRuntime, watch: ResetWatch | None) -> None:
+        """Let the account's way back be that of ``watch``, or none."""
+        self._forget(account)
+        if watch is not None:
+            self._watch(account, watch)
+
     def due(self, now: float) -> list[AccountRuntime]:
         """The accounts whose way back may have come further although nobody asked for them."""
         return [

@@ -68,6 +68,17 @@ class Throttles:
             account.throttle = None
             self.lowered.pop(account, None)
 
+    def put_back(self, account: AccountRuntime, throttle: ConcurrencyLimit | None, cause: str) -> None:
+        """Let the account's limit be that of ``throttle``, or as configured without one."""
+        account.throttle = throttle
+        if throttle is None:
+            self.lowered.pop(account, None)
+        else:
+            self.lowered[account] = None
+        limit = throttle or ConcurrencyLimit(account.spec.max_concurrency)
+        if account.limit != limit.limit:
+            self._tell(account, limit, cause)
+
     def _tell(self, account: AccountRuntime, throttle: ConcurrencyLimit, cause: str) -> None:
         old, account.limit = account.limit, throttle.limit
         bus = self._bus

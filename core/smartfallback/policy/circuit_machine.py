@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.model.circuits import CircuitSettings, CircuitState, CircuitTarget
@@ -20,6 +21,7 @@ from smartfallback.policy.circuit_window import window_of
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+    from typing import Self
 
 CLOSED: Final = CircuitState.CLOSED
 OPEN: Final = CircuitState.OPEN
@@ -99,6 +101,7 @@ class CircuitMachine:
         self._rated = settings.failure_rate is not None or settings.slow_call_rate is not None
         self._generation = NO_GENERATION
         self._state = settings.initial_state
+        self._reported = False
         self._until: float | None
         self._watch_from: float
         self._watches: bool
@@ -192,6 +195,49 @@ class CircuitMachine:
         self._breaks.restore(record.first_break_s, record.last_break_s)
         self._enter(record.state, now, record.cause, until, record.rate_limit_test)
         self._since = min(now, record.since - offset)
+
+    # Over a time that does not count
+
+    def apart(self) -> Self:
+        """A circuit of its own in the same state and with the same counts; it tells nobody of changes.
+
+        It has none of the permits that were given: what comes of them is no business of its own.
+        """
+        other = copy(self)
+        other._on_change = None
+        other._changes = deque()
+        other._window = deepcopy(self._window)
+        other._breaks = copy(self._breaks)
+        other._probes = copy(self._probes)
+        other._probes.live = []
+        other._running = RunningCalls(self._slow_s)
+        return other
+
+    def put_back(self, kept: Self, now: float, cause: str) -> None:
+        """Be again what ``kept`` is, which :meth:`apart` gave and which is used up by this.
+
+        State, cause, break and the window's counts are taken over. It is a new generation, so that
+        permits which are still out can be given back and count no more. ``cause`` is told with the
+        change, if the state is another.
+
+        Args:
+            kept: The circuit as it is to be.
+            now: Monotonic seconds.
+            cause: Why, for the listener; the circuit's own cause is that of ``kept``.
+        """
+        old = self._state
+        self._enter(kept._state, now, kept._cause, kept._until)
+        self._since = kept._since
+        self._reported = kept._reported
+        self._window = kept._window
+        self._breaks = kept._breaks
+        self._probes = kept._probes
+        if old is not self._state:
+            change = CircuitChange(
+                self._target, old, self._state, cause, False, self._until, self._generation, now
+            )
+            self._changes.append(change)
+        self._deliver()
 
     def _change(
         self,

@@ -13,7 +13,7 @@ them early; what their attempts use is still counted when they settle.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 from smartfallback.model.quota import QuotaUnit, TruthLabel, WindowSpec
 from smartfallback.model.state import WallState
@@ -28,7 +28,7 @@ from smartfallback.policy.quota_merge import Tracked
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from smartfallback.model.quota import WindowKind
+    from smartfallback.model.quota import QuotaEstimate, WindowKind
     from smartfallback.model.state import WindowState
 
 __all__ = ["WALL_FALLBACK_S", "AccountLedger", "OwnUse", "Reservation", "Rolled"]
@@ -44,7 +44,6 @@ _UNKNOWN: Final = TruthLabel.UNKNOWN
 _ESTIMATED: Final = TruthLabel.ESTIMATED
 
 
-@final
 class AccountLedger(CountingLedger):
     """One account's quota with all that is learnt of it from outside, and what outlives a restart.
 
@@ -225,6 +224,11 @@ class AccountLedger(CountingLedger):
             self._waiting = any(other.closed for other in self._windows)
         self._reschedule()
         self._dirty = True
+
+    def hold(self, estimate: QuotaEstimate, now: float, *, lease_s: float) -> Reservation:
+        """Hold ``estimate`` whether or not there is room for it: its attempt runs in any case."""
+        self._apply(now)
+        return self._hold(estimate, now, lease_s)
 
     # -- over a restart ----------------------------------------------------------------------
 

@@ -129,6 +129,9 @@ class CountingLedger:
             # So put, an amount that is negative or no number is refused too.
             if not before <= before + window.amount_of(estimate) <= window.cap or before == window.cap:
                 return None
+        return self._hold(estimate, now, lease_s)
+
+    def _hold(self, estimate: QuotaEstimate, now: float, lease_s: float) -> Reservation:
         for window in self._windows:
             window.held += window.amount_of(estimate)
         if self._waiting:

@@ -15,6 +15,7 @@ watch is a plain object without a clock: every method takes ``now`` in monotonic
 
 from __future__ import annotations
 
+from copy import copy
 from enum import StrEnum
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -111,6 +112,17 @@ class ResetWatch:
         self.ramp = Ramp(steady_per_s, now, in_service=True) if in_service else None
         self.retry_at = -inf
         self.tries = 0
+
+    @property
+    def canary(self) -> object | None:
+        """The request that validates, as it was handed to :meth:`admitted`; None while there is none."""
+        return self._canary
+
+    def apart(self) -> ResetWatch:
+        """A watch of its own that stands at the same place."""
+        other = copy(self)
+        other.ramp = copy(self.ramp)
+        return other
 
     def admits_at(self, now: float) -> float:
         """The earliest instant from ``now`` on at which a request is let through."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from smartfallback.model.specs import HybridSettings, Strategy
 from smartfallback.policy.selection.choice import Choice, Order, Standing
@@ -13,6 +14,18 @@ from smartfallback.policy.selection.scoring import NEVER, UNKNOWN_PERCENT_USED, 
 from smartfallback.policy.selection.sticky import StickyOrder
 
 DEFAULT_MAX_SESSIONS = 10_000
+
+
+class Ties(NamedTuple):
+    """What earlier choices mean for later ones of one account.
+
+    Attributes:
+        turn: Its turn, None before the first time that it was a member.
+        sessions: Those bound to it; None among them is the traffic without a session.
+    """
+
+    turn: float | None
+    sessions: tuple[str | None, ...]
 
 
 class Selection:
@@ -156,6 +169,19 @@ class Selection:
         self._order.forget(slot)
         if self._member[slot]:
             self._pending.add(slot)
+
+    def ties(self, slot: int) -> Ties:
+        """What choices so far mean for later ones of the slot: its turn, and what is bound to it."""
+        order = self._order
+        return Ties(self._turns[slot], order.held(slot) if isinstance(order, StickyOrder) else ())
+
+    def tie(self, slot: int, ties: Ties) -> None:
+        """Give the slot that turn again, and bind those sessions to it, wherever they have gone since."""
+        if ties.turn is not None:
+            self._turns[slot] = ties.turn
+        order = self._order
+        changed = {order.taken(slot, session) for session in ties.sessions if isinstance(order, StickyOrder)}
+        self._pending.update(each for each in (slot, *changed) if each is not None and self._member[each])
 
     def set_strategy(self, strategy: Strategy, settings: HybridSettings) -> None:
         """Order the present members anew. Turns are kept; sticky bindings end."""

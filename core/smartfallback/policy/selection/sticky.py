@@ -81,6 +81,11 @@ class StickyOrder(RankedOrder):
         if self._current == slot:
             self._current = None
 
+    def held(self, slot: int) -> tuple[str | None, ...]:
+        """The sessions bound to the slot, and None for the traffic without one."""
+        sessions: tuple[str | None, ...] = tuple(self._held.get(slot, ()))
+        return (*sessions, None) if self._current == slot else sessions
+
     def _release(self, slot: int, session: str) -> None:
         held = self._held[slot]
         del held[session]
