@@ -15,7 +15,7 @@ from smartfallback.engine.roster import ProviderRuntime, Step
 from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.walk import Walk
-from smartfallback.model.decisions import SkipReason
+from smartfallback.model.decisions import SkipReason, Tier
 from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError
 from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
 
@@ -120,30 +120,42 @@ class Candidates:
     def hedge(self, provider: ProviderRuntime) -> Grant | None:
         """A second candidate beside a silent one of ``provider``; None without one, or without budget.
 
-        The local model is none: it takes its time and shares this machine with the caller.
+        The local model is none: it takes its time and shares this machine with the caller. Nor is a
+        lesser model, or an account whose quota is a reserve for when all others have failed.
         """
         services, walk = self._services, self._walk
         others = services.planner.alternative(walk, outside=provider)
         step = others if _hedges(others) else services.planner.alternative(walk)
         if not _hedges(step) or len(services.capacity):
             return None
-        if not services.budget.try_spend(services.clock.monotonic()):
+        now = services.clock.monotonic()
+        if services.budget.left(now) < 1 or self._now() >= self.deadline:
             return None
-        if step is not others:
-            return services.planner.choose(walk)
         # What is silent may be the whole API, so one of its other accounts is the last to ask.
         closed = set(walk.closed_pools)
-        walk.closed_pools.update(provider.pools)
+        if step is others:
+            walk.closed_pools.update(provider.pools)
         try:
-            return services.planner.choose(walk)
+            grant = services.planner.choose(walk)
         finally:
             walk.closed_pools = closed
+        if grant is None:
+            return None
+        # An alternative that its ramp holds back yields to whoever comes after it in the chain.
+        if grant.pool.is_local or grant.cheaper or grant.decision.tier is Tier.RESERVE:
+            services.settlement.given_up(grant, Received())
+            return None
+        services.budget.try_spend(now)
+        return grant
 
-    def decide(self, attempt: Ended, failure: Failure, tries: Asked, *, breaks: int = 0) -> Recovery:
+    def decide(
+        self, attempt: Ended, failure: Failure, tries: Asked, *, breaks: int = 0, hedged: bool = False
+    ) -> Recovery:
         """What follows the failure of ``attempt``, which was settled already.
 
         With ``breaks`` it failed in the middle of an answer that has broken off so often. Then another
         account is better placed to go on than the same, and after the second time another pool.
+        ``hedged`` says that the other of a pair still runs: then the account is not asked again.
         """
         services, walk, grant = self._services, self._walk, attempt.grant
         self.last_failure = failure
@@ -161,7 +173,7 @@ class Candidates:
             retries_done=rule.retries if breaks and step is not None else self._retries_done,
             has_alternative=step is not None or planner.has_busy(walk, outside=outside),
             time_left_s=time_left_s,
-            budget=lambda: services.budget.try_spend(services.clock.monotonic()),
+            budget=lambda: not hedged and services.budget.try_spend(services.clock.monotonic()),
             rng=services.rng,
             switch_on_content_filter=walk.chain.spec.switch_on_content_filter,
             can_trim=not breaks and not walk.continues and trimmed(walk.conversation) is not None,
@@ -193,7 +205,10 @@ class Candidates:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(recovery.wait_s):
                     await self.closing.wait()
-        return self.follow(grant, recovery) or await self.first()
+        if self._now() >= self.deadline:
+            raise self._error(self.last_failure or nobody_can_serve(self._walk))
+        again = self.follow(grant, recovery)
+        return again or await self._place_again(grant, recovery) or await self.first()
 
     def follow(self, grant: Grant, recovery: Recovery) -> Grant | None:
         """Do what the recovery says, its wait being over; None when the next candidate is to be found."""
@@ -211,6 +226,14 @@ class Candidates:
                 self._walk.closed_pools.update(grant.pool.provider.pools)
         return again
 
+    async def _place_again(self, grant: Grant, recovery: Recovery) -> Grant | None:
+        """Whoever is free first, where others took the account's places while it was to be asked again."""
+        planner, walk, failure = self._services.planner, self._walk, self.last_failure
+        overflow = failure is not None and failure.context_overflow and recovery.step is NextStep.DEGRADE
+        if not (overflow or recovery.step is NextStep.RETRY) or not planner.is_busy(walk, grant):
+            return None
+        return planner.choose(walk) or await self._wait_in_line(grant)
+
     def _retry(self, grant: Grant, failure: Failure) -> Grant | None:
         """The same account again; for an error of the whole API, rather one of its siblings."""
         planner = self._services.planner
@@ -220,14 +243,28 @@ class Candidates:
                 return sibling
         return planner.retry(self._walk, grant)
 
-    async def _wait_in_line(self) -> Grant | None:
-        """A place handed over by somebody who left; None when there is none for this request."""
+    async def _wait_in_line(self, retried: Grant | None = None) -> Grant | None:
+        """A place handed over by somebody who left; None when there is none for this request.
+
+        It may be one of the account of ``retried``, which was asked before.
+        """
         services, walk = self._services, self._walk
+        planner = services.planner
+
+        def take() -> Grant | None:
+            again = None if retried is None else planner.retry(walk, retried)
+            return again or planner.choose(walk)
+
+        def hopeless() -> bool:
+            waits = retried is not None and planner.is_busy(walk, retried)
+            return not waits and not planner.has_busy(walk)
+
+        account = None if retried is None else (retried.account.id, retried.cheaper)
         return await services.capacity.wait(
             Claim(
-                kind=walk.kind,
-                take=lambda: services.planner.choose(walk),
-                hopeless=lambda: not services.planner.has_busy(walk),
+                kind=(*walk.kind, account),
+                take=take,
+                hopeless=hopeless,
                 give_back=lambda grant: services.settlement.given_up(grant, Received()),
             ),
             self.deadline,
@@ -250,7 +287,7 @@ class Candidates:
 
 
 def _hedges(step: Step | None) -> bool:
-    return step is not None and not step.pool.is_local and not step.cheaper
+    return step is not None and not (step.pool.is_local or step.cheaper or step.in_reserve)
 
 
 def _moves(failure: Failure) -> bool:

@@ -48,7 +48,7 @@ class Checks:
         if account.id in walk.request.avoid:
             return Skip(account.id, account.pool.name, SkipReason.EXCLUDED, "the request avoids it")
         if account.model_blocks or account.model_circuits or account.failed_models:
-            return self._model(walk, account, now, cheaper)
+            return self.model(walk, account, now, cheaper) or self._just_failed(walk, account, now, cheaper)
         return None
 
     def free(self, walk: Walk, now: float, *, outside: ProviderRuntime | None = None) -> Iterator[Step]:
@@ -106,17 +106,24 @@ class Checks:
         estimate, _ = walk.expected(account.pool)
         return not account.ledger.refusal(estimate, self._clock.time())
 
-    def _model(self, walk: Walk, account: AccountRuntime, now: float, cheaper: bool) -> Skip | None:
-        spec = account.pool.spec
-        model = spec.cheaper_model if cheaper else walk.request.model or spec.model
+    def model(self, walk: Walk, account: AccountRuntime, now: float, cheaper: bool) -> Skip | None:
+        """What keeps the account's model for this request from serving anybody, tried before or not."""
+        model = self._name(walk, account, cheaper)
         circuit = account.model_circuits.get(model)
         if circuit is not None and not circuit.admits(now):
             return Skip(account.id, account.pool.name, SkipReason.MODEL_CIRCUIT, f"{model}: {circuit.cause}")
-        return self._rests(account, account.model_blocks, model, SkipReason.COOLDOWN, now) or (
-            None
-            if walk.last_resort
-            else self._rests(account, account.failed_models, model, SkipReason.JUST_FAILED, now)
-        )
+        return self._rests(account, account.model_blocks, model, SkipReason.COOLDOWN, now)
+
+    def _just_failed(self, walk: Walk, account: AccountRuntime, now: float, cheaper: bool) -> Skip | None:
+        if walk.last_resort:
+            return None
+        model = self._name(walk, account, cheaper)
+        return self._rests(account, account.failed_models, model, SkipReason.JUST_FAILED, now)
+
+    @staticmethod
+    def _name(walk: Walk, account: AccountRuntime, cheaper: bool) -> str:
+        spec = account.pool.spec
+        return spec.cheaper_model if cheaper else walk.request.model or spec.model
 
     def _rests(
         self, account: AccountRuntime, blocks: dict[str, Block], model: str, reason: SkipReason, now: float

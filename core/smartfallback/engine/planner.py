@@ -139,7 +139,10 @@ class Planner:
         self._placement.wake(now)
         # A rest that the upstream stated ends as the retry begins, a moment before its alarm.
         self._placement.place(grant.account, now)
-        walk.skips = []
+        skip = self._checks.model(walk, grant.account, now, grant.cheaper)
+        walk.skips = [] if skip is None else [skip]
+        if skip is not None:
+            return None
         return self._take_this(walk, grant.account, Rule.RETRY, now, cheaper=grant.cheaper)
 
     def _choose_pinned(self, walk: Walk, account: AccountRuntime, now: float) -> Grant | None:
@@ -189,6 +192,14 @@ class Planner:
     def has_busy(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> bool:
         """Whether an account not yet tried could take the request if only it had a free slot."""
         return any(True for _ in self._checks.busy(walk, self._clock.monotonic(), outside=outside))
+
+    def is_busy(self, walk: Walk, grant: Grant) -> bool:
+        """Whether only its running requests keep the account of ``grant`` from serving once more."""
+        account = grant.account
+        pool, now = account.pool, self._clock.monotonic()
+        if account.slot not in pool.saturated or pool in walk.closed_pools:
+            return False
+        return self._checks.pool(walk, pool, now) is None
 
     def next_available_at(self, walk: Walk) -> float | None:
         """When the first account of the chain is expected back, in epoch seconds."""

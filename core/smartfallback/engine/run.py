@@ -12,7 +12,7 @@ from smartfallback.engine.candidates import Candidates
 from smartfallback.engine.degradation import cached_answer, degradations, with_seams
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.race import Ended, HedgeDue, Race
-from smartfallback.engine.refusals import CLOSED, is_passing
+from smartfallback.engine.refusals import CLOSED, DEADLINE_PASSED, is_passing
 from smartfallback.engine.roster import AccountRuntime, Chain
 from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Received
@@ -118,6 +118,7 @@ class Run:
         except RequestError as error:
             self._ended = True
             stopped = self._tries.give_all_up()
+            error.attempts = tuple(self._tries.records)
             self._announce.failed(error, self._elapsed(), self._text.characters)
             await close_all(stopped)
             raise
@@ -157,6 +158,7 @@ class Run:
             raise self._error(CLOSED if self._candidates.closing.is_set() or failure is None else failure)
         grant, event = replay
         self._candidates.again(self._loop.time() + self._timeout_s)
+        self._tries.again()
         return (event, *self._ask(grant))
 
     async def _wait_for_token(self) -> Sequence[Event]:
@@ -212,11 +214,12 @@ class Run:
         """Start the attempt that ``grant`` allows.
 
         Raises:
-            RequestError: The orchestrator closes; the grant is given back.
+            RequestError: The orchestrator closes, or the deadline has passed; the grant is given back.
         """
-        if self._candidates.closing.is_set():
+        closes = self._candidates.closing.is_set()
+        if closes or self._loop.time() >= self._candidates.deadline:
             self._services.settlement.given_up(grant, Received())
-            raise self._error(CLOSED)
+            raise self._error(CLOSED if closes else self._candidates.last_failure or DEADLINE_PASSED)
         return self._tries.begin(grant, self._candidates.deadline, hedge=hedge)
 
     def _hedge_after_s(self) -> float | None:
@@ -242,7 +245,12 @@ class Run:
             return NextStep.FAIL
         if self._cached(failure) is not None:
             return NextStep.CACHE
-        return NextStep.QUEUE if self._stay.possible(failure) else NextStep.FAIL
+        # Who was refused first may be back before somebody has seen to the credentials of the last.
+        others = (record.failure for record in self._tries.records if record.failure is not None)
+        passing = is_passing(failure) or (
+            failure.category is ErrorCategory.AUTHENTICATION and any(map(is_passing, others))
+        )
+        return NextStep.QUEUE if passing and self._stay.possible else NextStep.FAIL
 
     # -- failing ----------------------------------------------------------------------------
 
@@ -259,7 +267,8 @@ class Run:
         else:
             failure = error.failure
             self._tries.failed(attempt, failure)
-            recovery = self._candidates.decide(attempt, failure, self._tries)
+            hedged = bool(self._tries.running)
+            recovery = self._candidates.decide(attempt, failure, self._tries, hedged=hedged)
             then = recovery.step
             if self._tries.running:
                 then = NextStep.SWITCH_ACCOUNT
@@ -350,8 +359,11 @@ class Run:
     def _degraded(self, grant: Grant) -> list[Event]:
         """Tell in what the answer falls short, as far as that was not told before."""
         found = degradations(self._walk, self._chain, grant)
-        told, self._degradations = self._degradations, found
-        return [self._announce.degraded(entry) for entry in found if entry not in told]
+        told = self._degradations
+        new = tuple(entry for entry in found if entry not in told)
+        # What an answer lacks in its first part it lacks, whoever gives the rest.
+        self._degradations = told + new if self._walk.continues else found
+        return [self._announce.degraded(entry) for entry in new]
 
     def _reply(self, attempt: Attempt) -> Reply:
         grant = attempt.grant

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from smartfallback.engine.announcer import Announcer
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.queue_desk import Waiting
-from smartfallback.engine.refusals import is_passing
 from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Received
-from smartfallback.engine.walk import Walk
+from smartfallback.engine.walk import Reduced, Walk
 from smartfallback.model.events import RequestQueued, RequestReplayed
 from smartfallback.model.outcomes import Failure
 from smartfallback.model.requests import QueueTerms
@@ -52,12 +51,14 @@ class Stay:
         self._since = services.clock.monotonic() if restored is None else restored.since
         self._rounds = 0
         self._entered = False
+        self._lesser: Reduced | None = None
         self.waited_s = 0.0
         """Seconds since it first came into the queue, as of its latest replay."""
 
-    def possible(self, failure: Failure) -> bool:
-        """Whether the request may wait for what ``failure`` says to pass."""
-        return is_passing(failure) and self._terms() is not None
+    @property
+    def possible(self) -> bool:
+        """Whether the request may wait for what keeps it from being answered to pass."""
+        return self._terms() is not None
 
     def enter(self, failure: Failure, *, asked: bool) -> RequestQueued | Failure:
         """Come into the queue; if it takes no more, the failure that says so too."""
@@ -66,6 +67,7 @@ class Stay:
             return failure
         if not self._rounds and self._restored is None:
             self._since = services.clock.monotonic()
+        self._lesser = walk.reduced or self._lesser
         walk.renew()
         desk = services.queue
         place = desk.place(
@@ -77,7 +79,7 @@ class Stay:
                 failure=failure,
                 since=self._since,
                 rounds=self._rounds,
-                take=lambda: services.planner.choose(walk),
+                take=self._take,
                 give_back=lambda grant: services.settlement.given_up(grant, Received()),
                 asked=asked,
             )
@@ -106,6 +108,17 @@ class Stay:
         """The request is over, however it ended."""
         if self._entered:
             self._services.queue.ended(self._request_id)
+
+    def _take(self) -> Grant | None:
+        """Who can take the request as it was asked; else who can take what had to do before it waited."""
+        planner, walk = self._services.planner, self._walk
+        grant = planner.choose(walk)
+        if grant is None and self._lesser is not None:
+            walk.reduce(self._lesser)
+            grant = planner.choose(walk)
+            if grant is None:
+                walk.reduce(None)
+        return grant
 
     def _terms(self) -> QueueTerms | None:
         if self._restored is not None:

@@ -95,6 +95,10 @@ class Tries:
         account.attempts.add(attempt)
         return self._announce.attempt_started(attempt.number, grant, hedge=hedge)
 
+    def again(self) -> None:
+        """The request begins anew after a time in the queue: accounts have their whole time again."""
+        self._asked.clear()
+
     def provider_s(self, provider: ProviderRuntime) -> float:
         """How long ago the request asked the provider first."""
         return self._since(provider)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from smartfallback.engine.roster import AccountRuntime, Chain, PoolRuntime, Step
 from smartfallback.model.decisions import Skip
 from smartfallback.model.quota import QuotaEstimate
@@ -24,6 +26,13 @@ def estimate_tokens(messages: tuple[Message, ...]) -> int:
     return characters(messages) // CHARACTERS_A_TOKEN + _TOKENS_A_MESSAGE * len(messages)
 
 
+class Reduced(NamedTuple):
+    """Less than was asked for: a part of the conversation, or a shorter answer."""
+
+    conversation: tuple[Message, ...]
+    most_output_tokens: int | None
+
+
 class Walk:
     """What a request has tried, what it must not try, and why accounts were passed over last.
 
@@ -36,6 +45,7 @@ class Walk:
     """
 
     __slots__ = (
+        "_whole_output",
         "chain",
         "closed_pools",
         "conversation",
@@ -60,7 +70,7 @@ class Walk:
         self.timeout_s = timeout_s
         self.conversation = self.messages = request.messages
         self.tokens_in = estimate_tokens(request.messages)
-        self.most_output_tokens = request.max_output_tokens
+        self.most_output_tokens = self._whole_output = request.max_output_tokens
         self.tried: set[AccountRuntime] = set()
         self.tried_cheaper: set[AccountRuntime] = set()
         self.closed_pools: set[PoolRuntime] = set()
@@ -84,18 +94,33 @@ class Walk:
 
     def go_on_from(self, text: str, tokens_out: int) -> None:
         """Ask the next candidate to continue ``text``, an answer that broke off after ``tokens_out``."""
+        if not self.continues:
+            self._whole_output = self.most_output_tokens
         broken = Message(Role.ASSISTANT, text[-_CONTINUED_FROM:])
         self.messages = (*self.conversation, broken, Message(Role.USER, _GO_ON))
         self.tokens_in = estimate_tokens(self.messages)
-        most = self.request.max_output_tokens
-        if most is not None:
-            self.most_output_tokens = max(1, most - tokens_out)
+        if self._whole_output is not None:
+            self.most_output_tokens = max(1, self._whole_output - tokens_out)
 
     def renew(self) -> None:
         """Begin the walk anew, as after a time in the queue."""
         self.tried.clear()
         self.tried_cheaper.clear()
         self.closed_pools.clear()
+        self.reduce(None)
+
+    @property
+    def reduced(self) -> Reduced | None:
+        """What is asked for instead of the request as it is; None when that is asked for."""
+        form = Reduced(self.conversation, self.most_output_tokens)
+        return None if form == (self.request.messages, self.request.max_output_tokens) else form
+
+    def reduce(self, form: Reduced | None) -> None:
+        """Ask for less, or with None for the request as it is."""
+        if form is None:
+            form = Reduced(self.request.messages, self.request.max_output_tokens)
+        self.trim(form.conversation)
+        self.most_output_tokens = form.most_output_tokens
 
     @property
     def continues(self) -> bool:
