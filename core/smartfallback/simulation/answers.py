@@ -96,10 +96,15 @@ class Answers:
         """An answer in Markdown to the last of ``prompts``, the user's messages of a conversation.
 
         A follow-up that says little of its own is answered from the question before it, and so is the
-        request to go on with an answer that broke off.
+        request to go on with an answer that broke off, which begins behind the opening words.
         """
+        asked = len(prompts)
         while len(prompts) > 1 and _BROKE_OFF in prompts[-1].lower():
             prompts = prompts[:-1]
+        text = self._whole(prompts)
+        return _without_opening(text) if len(prompts) < asked else text
+
+    def _whole(self, prompts: Sequence[str]) -> str:
         prompt = prompts[-1] if prompts else ""
         words = keywords(prompt)
         topic = find_topic(prompt)
@@ -162,6 +167,11 @@ class Answers:
             f"{mark} **{term}**: {said}" if said else f"{mark} {term}"
             for mark, (term, said) in zip(marks, points, strict=True)
         )
+
+
+def _without_opening(text: str) -> str:
+    blocks = text.split("\n\n")
+    return "\n\n".join(blocks[2 if blocks[0].startswith("#") else 1 :])
 
 
 def _title(topic: Topic) -> str:

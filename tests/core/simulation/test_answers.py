@@ -76,4 +76,7 @@ def test_any_prompt_gets_30_to_250_words_of_markdown(prompts: list[str], seed: i
 def test_the_request_to_go_on_with_a_broken_answer_is_not_taken_for_the_question() -> None:
     question = "Tell me about the sea"
     go_on = "Your answer broke off there. Go on exactly where it stopped."
-    assert Answers(Random(3)).answer([question, go_on]) == Answers(Random(3)).answer([question])
+    whole = Answers(Random(3)).answer([question])
+    rest = Answers(Random(3)).answer([question, go_on])
+    assert whole.endswith(rest)
+    assert 0 < len(rest) < len(whole), "the opening was there before the break"
