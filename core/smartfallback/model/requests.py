@@ -95,9 +95,10 @@ class Request:
 
     ``on_break`` None takes the chain's rule; without one, chats continue and streams of other
     origins end with an error. With ``queue`` the request waits in the queue when nobody can serve
-    it now; None takes the chain's rule. Without ``keep_text`` neither the reply nor any event holds
-    the answer's text, so that a stream of any length takes constant memory; it is then neither
-    cached nor continued after a break.
+    it now; None takes the chain's rule. Its time there is not ``timeout_s``'s, which begins anew when
+    the request leaves the queue. Without ``keep_text`` neither the reply nor any event holds the
+    answer's text, so that a stream of any length takes constant memory; it is then neither cached nor
+    continued after a break.
     """
 
     messages: tuple[Message, ...]
