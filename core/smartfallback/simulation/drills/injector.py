@@ -164,12 +164,14 @@ class Injector:
 
         def build(pool: PoolSpec, clock: Clock) -> Provider:
             from smartfallback.providers.registry import build_provider
+            from smartfallback.simulation.drills.opencode import OpenCodeTransport
             from smartfallback.simulation.drills.transport import InjectingTransport
 
+            kind = OpenCodeTransport if pool.provider is ProviderKind.OPENCODE else InjectingTransport
             if pool.provider is ProviderKind.LOCAL:
                 return build_provider(pool, clock, on_notice)
             return build_provider(
-                pool, clock, on_notice, lambda transport: InjectingTransport(transport, self, pool, clock)
+                pool, clock, on_notice, lambda transport: kind(transport, self, pool, clock)
             )
 
         return build

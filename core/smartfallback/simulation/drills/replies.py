@@ -94,6 +94,13 @@ def reply(fault: PlainFault, kind: ProviderKind, attempt: Attempt, now: float) -
     return None
 
 
+def last_words(fault: PlainFault, kind: ProviderKind, attempt: Attempt) -> bytes:
+    """What comes in place of the rest of an answer that has begun."""
+    if isinstance(fault, Garbage):
+        return junk_of(fault.kind, asked(attempt))
+    return dialect_of(kind).overload()
+
+
 def problem_of(fault: PlainFault, attempt: Attempt, now: float) -> Problem | None:
     """The refusal behind ``fault``, before it is worded; None if it refuses nothing."""
     match fault:

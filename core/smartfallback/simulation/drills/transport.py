@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import httpx
 from smartfallback.clock import Clock
 from smartfallback.model.specs import PoolSpec
 from smartfallback.providers.http_client import Attempt
+from smartfallback.simulation.drills.body import DrilledBody, drilled
 from smartfallback.simulation.drills.connections import lost_connection
 from smartfallback.simulation.drills.drill import Meeting
 from smartfallback.simulation.drills.playable import OVER_HTTP
-from smartfallback.simulation.drills.replies import reply, to_response
+from smartfallback.simulation.drills.replies import Body, last_words, reply, to_response
+from smartfallback.simulation.drills.spoken import reader_of
+from smartfallback.simulation.drills.turns import turn_of
 from smartfallback.simulation.faults import ConnectTimeout, Latency
 
 if TYPE_CHECKING:
@@ -42,34 +46,61 @@ class InjectingTransport(httpx.AsyncBaseTransport):
         """Send ``request``. Without a drill the real transport's own coroutine is handed on."""
         if not self._injector.armed:
             return self._inner.handle_async_request(request)
-        return self._drilled(request)
+        return self._sent(request)
 
     async def aclose(self) -> None:
         """Close the real transport."""
         await self._inner.aclose()
 
-    async def _drilled(self, request: httpx.Request) -> httpx.Response:
+    async def _sent(self, request: httpx.Request) -> httpx.Response:
         attempt = request.extensions.get("attempt")
         if not isinstance(attempt, Attempt):
             return await self._inner.handle_async_request(request)
+        return await self._drilled(request, attempt)
+
+    async def _drilled(self, request: httpx.Request, attempt: Attempt) -> httpx.Response:
+        """Send a request of an attempt while drills may be in force."""
         meeting = self._injector.meet(attempt.account, self._pool.name, attempt.model, OVER_HTTP)
         if meeting is None:
             return await self._inner.handle_async_request(request)
         try:
-            return await self._met(request, attempt, meeting)
-        finally:
+            response = await self._met(request, attempt, meeting)
+        except BaseException:
             meeting.close()
+            raise
+        turn = turn_of(meeting.fault)
+        if turn is None or isinstance(response.stream, Body) or not response.is_success:
+            meeting.close()
+            return response
+        kind = self._pool.provider
+        body = DrilledBody(
+            response, meeting, turn, reader_of(kind), lambda: last_words(meeting.fault, kind, attempt)
+        )
+        return drilled(response, body, request)
 
     async def _met(self, request: httpx.Request, attempt: Attempt, meeting: Meeting) -> httpx.Response:
-        fault = meeting.fault
-        if isinstance(fault, ConnectTimeout):
-            await meeting.stand_still(request.extensions.get("timeout", {}).get("connect") or 0.0)
-        elif isinstance(fault, Latency):
-            await meeting.stand_still(fault.delay_s)
-        if not isinstance(fault, ConnectTimeout) or not meeting.lifted:
-            if (error := lost_connection(fault, request.url)) is not None:
-                raise error
-            wire = reply(fault, self._pool.provider, attempt, self._clock.time())
-            if wire is not None:
-                return to_response(wire, request)
+        await lose_connection(meeting, request)
+        wire = reply(meeting.fault, self._pool.provider, attempt, self._clock.time())
+        if wire is not None:
+            return to_response(wire, request)
         return await self._inner.handle_async_request(request)
+
+
+async def lose_connection(meeting: Meeting, request: httpx.Request) -> None:
+    """Wait before the connection as long as the fault wants it, and lose it if that is the fault.
+
+    Raises:
+        httpx.TransportError: It is lost.
+    """
+    fault = meeting.fault
+    if isinstance(fault, Latency):
+        await meeting.stand_still(fault.delay_s)
+    elif isinstance(fault, ConnectTimeout):
+        limit = request.extensions.get("timeout", {}).get("connect")
+        await meeting.stand_still(math.inf if limit is None else limit)
+        if meeting.lifted:
+            return
+    error = lost_connection(fault, request.url)
+    if error is not None:
+        meeting.close()
+        raise error
