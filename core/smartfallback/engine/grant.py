@@ -16,6 +16,7 @@ class Grant:
         "account",
         "cheaper",
         "decision",
+        "disowned",
         "estimate",
         "model",
         "model_permit",
@@ -51,3 +52,5 @@ class Grant:
         self.provider_permit = provider_permit
         self.model_permit = model_permit
         self.cheaper = cheaper
+        self.disowned = False
+        """It failed after the rehearsal in which it began, and so says nothing of its account."""

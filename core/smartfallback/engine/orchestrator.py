@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from types import AsyncGeneratorType, TracebackType
 from weakref import WeakKeyDictionary
@@ -25,6 +25,7 @@ from smartfallback.engine.planner import Planner
 from smartfallback.engine.queue_archive import QueueArchive
 from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.quota_desk import QuotaDesk, SourceFactory, without_sources
+from smartfallback.engine.rehearsal import Rehearsal, Rehearsals
 from smartfallback.engine.replays import Replays
 from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
@@ -164,6 +165,15 @@ class Orchestrator:
         )
         self._maintenance = Maintenance(
             self._roster, self._placement, self._meters, self._clock, self._bus, self._queue
+        )
+        self._rehearsals = Rehearsals(
+            self._roster,
+            self._placement,
+            self._maintenance,
+            self._operator,
+            self._clock,
+            self._bus,
+            on_room,
         )
         self._maintenance_task: asyncio.Task[None] | None = None
         self._persistence: Persistence | None = None
@@ -312,7 +322,36 @@ class Orchestrator:
 
     def execute(self, command: Command) -> CommandResult:
         """Carry out an operator's command now; a refusal says why and changes nothing."""
-        return self._operator.execute(command)
+        return self._rehearsals.execute(command)
+
+    @contextlib.contextmanager
+    def rehearsal(self, accounts: Collection[str], providers: Collection[str] = ()) -> Iterator[Rehearsal]:
+        """A time in which what happens to these accounts and providers is not kept.
+
+        Failures, circuits, rests, walls, ramps, corrections and what ``Rehearsal.execute`` does act as
+        ever, but none of it is saved, so that a killed process starts as before; at the end, also
+        after an error or cancellation, it is all put back. What is real stays: tokens and requests
+        that were used and answered, readings of quota sources, and commands given by hand through
+        :meth:`execute`. Attempts that still run at the end may finish, and their failure says nothing.
+
+        With an account its provider is held too, and the accounts that share its project; with a
+        provider all of its accounts.
+
+        Args:
+            accounts: Ids of accounts.
+            providers: Ids of providers.
+
+        Raises:
+            ValueError: A name is unknown, nothing is named, or another rehearsal holds any of it.
+            RuntimeError: The orchestrator does not run.
+        """
+        if self._maintenance_task is None or self._closed:
+            raise RuntimeError("a rehearsal needs an orchestrator that runs")
+        rehearsal = self._rehearsals.begin(accounts, providers)
+        try:
+            yield rehearsal
+        finally:
+            self._rehearsals.end(rehearsal)
 
     def snapshot(self) -> Snapshot:
         """The state of everything now, as a frozen tree that any thread may read."""

@@ -2,7 +2,8 @@
 
 What changed is read from the roster at most every :data:`FLUSH_INTERVAL_S` and handed to the store,
 which writes it elsewhere: no request waits for it, and a killed process loses no more than that.
-Monotonic instants become epoch seconds on the way out and are rebuilt on the way in.
+Monotonic instants become epoch seconds on the way out and are rebuilt on the way in. Of an account or
+provider in a rehearsal, what was before it is saved, with the real use since.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Persistence:
             mark = _mark(provider)
             if self._circuits.get(name) != mark:
                 self._circuits[name] = mark
-                changed[name] = _redacted(provider.circuit.record(offset))
+                changed[name] = _redacted((provider.kept or provider).circuit.record(offset))
         return changed
 
     def _tell(self) -> None:
@@ -159,44 +160,45 @@ class Persistence:
 
     def _captured(self, account: AccountRuntime, offset: float) -> AccountState:
         now = self._clock.monotonic()
+        standing = account.kept or account
+        ledger = standing.ledger
+        ledger.status(self._clock.time())  # one that is kept aside has not been looked at for a while
         rest = None
-        if account.cooldown_until is not None and account.cooldown_until > now:
-            rest = RestState(account.cooldown_until + offset, _clean(account.cooldown_reason, account))
-        wall = account.ledger.wall()
+        if standing.cooldown_until is not None and standing.cooldown_until > now:
+            rest = RestState(standing.cooldown_until + offset, _clean(standing.cooldown_reason, account))
+        wall = ledger.wall()
         circuits = {
             model: _redacted(circuit.record(offset), account)
-            for model, circuit in account.model_circuits.items()
+            for model, circuit in standing.model_circuits.items()
         }
         return AccountState(
-            admin=account.admin,
-            admin_reason=_clean(account.admin_reason, account),
-            attention=self._attention_of(account),
+            admin=standing.admin,
+            admin_reason=_clean(standing.admin_reason, account),
+            attention=self._attention_of(account, standing.attention),
             cooldown=rest,
             wall=None if wall is None else replace(wall, reason=_clean(wall.reason, account)),
-            windows=account.ledger.states(),
-            circuit=_redacted(account.circuit.record(offset), account),
+            windows=ledger.states(),
+            circuit=_redacted(standing.circuit.record(offset), account),
             model_rests={
                 model: RestState(block.until + offset, _clean(block.reason, account))
-                for model, block in account.model_blocks.items()
+                for model, block in standing.model_blocks.items()
                 if block.until > now
             },
             model_circuits={model: record for model, record in circuits.items() if record is not None},
-            last_used_at=account.last_used_at,
-            requests=account.requests,
-            failures=account.failures,
-            tokens=account.tokens,
+            last_used_at=standing.last_used_at,
+            requests=standing.requests,
+            failures=standing.failures,
+            tokens=standing.tokens,
         )
 
-    def _attention_of(self, account: AccountRuntime) -> AttentionState | None:
-        if not account.attention:
+    def _attention_of(self, account: AccountRuntime, message: str) -> AttentionState | None:
+        if not message:
             self._attention.pop(account, None)
             return None
         known = self._attention.get(account)
-        if known is None or known[0] != account.attention:
-            state = AttentionState(
-                _clean(account.attention, account), self._clock.time(), _credentials_mark(account)
-            )
-            known = self._attention[account] = (account.attention, state)
+        if known is None or known[0] != message:
+            state = AttentionState(_clean(message, account), self._clock.time(), _credentials_mark(account))
+            known = self._attention[account] = (message, state)
         return known[1]
 
     # -- in ----------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ class Persistence:
 
 def _mark(provider: ProviderRuntime) -> object:
     """Differs whenever what is saved of the provider's circuit does."""
-    circuit = provider.circuit
+    circuit = (provider.kept or provider).circuit
     return circuit.state, circuit.since, circuit.until, circuit.cause
 
 

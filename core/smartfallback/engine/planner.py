@@ -172,7 +172,7 @@ class Planner:
     def given_up(self, grant: Grant, reason: str) -> None:
         """Let others pass over the grant's model of its account for a moment: it has just failed."""
         rest = grant.pool.spec.failed_model_s
-        if rest > 0:
+        if rest > 0 and not grant.disowned:
             grant.account.failed_models[grant.model] = Block(self._clock.monotonic() + rest, reason)
 
     def alternative(self, walk: Walk, *, outside: ProviderRuntime | None = None) -> Step | None:

@@ -142,7 +142,10 @@ class QuotaDesk:
         account = self._roster.accounts[reading.account]
         before = account.reading
         account.reading = reading
-        self._placement.read(account, reading, self._marks.get(account.id))
+        mark = self._marks.get(account.id)
+        if account.kept is not None:
+            account.kept.heard(reading, mark)
+        self._placement.read(account, reading, mark)
         if before is None or (before.label, before.note) != (reading.label, reading.note):
             bus = self._bus
             bus.publish(

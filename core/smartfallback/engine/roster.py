@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from smartfallback.model.circuits import CircuitScope, CircuitSettings, CircuitTarget
@@ -14,7 +14,7 @@ from smartfallback.model.snapshot import AccountView
 from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, ProviderKind, ReserveRule, SystemSpec
 from smartfallback.policy.circuit import Circuit, CircuitChange
 from smartfallback.policy.concurrency import ConcurrencyLimit
-from smartfallback.policy.ledger import AccountLedger
+from smartfallback.policy.ledger import AccountLedger, Reservation
 from smartfallback.policy.patience import WHOLE_FIRST_LIMIT_S, Patience
 from smartfallback.policy.ramp import Ramp, SteadyRate
 from smartfallback.policy.reset_watch import ResetWatch
@@ -23,6 +23,7 @@ from smartfallback.policy.selection import Selection
 if TYPE_CHECKING:
     from smartfallback.engine.attempt import Attempt
     from smartfallback.engine.forecasting import AccountForecast
+    from smartfallback.engine.kept import KeptAccount, KeptProvider
     from smartfallback.providers.base import Provider
 
 CircuitFactory = Callable[[CircuitTarget, CircuitSettings], Circuit]
@@ -50,11 +51,13 @@ class AccountRuntime:
         "comeback",
         "cooldown_reason",
         "cooldown_until",
+        "disowned",
         "failed_models",
         "failures",
         "forecast",
         "id",
         "in_flight",
+        "kept",
         "last_used",
         "last_used_at",
         "ledger",
@@ -118,19 +121,25 @@ class AccountRuntime:
         self.watched = -math.inf
         """When it is looked at next for a quota window that begins anew."""
         self.forecast: AccountForecast | None = None
+        self.kept: KeptAccount | None = None
+        """What stands for it while a rehearsal lasts: saved instead, and put back at its end."""
+        self.disowned: Mapping[Reservation, Mapping[str, Circuit]] = {}
+        """The attempts of past rehearsals that still run, with the circuits of models as they knew them."""
         self.view: AccountView | None = None
 
 
 class ProviderRuntime:
     """One API that accounts share, with its circuit, and a ramp for a while after that has closed."""
 
-    __slots__ = ("circuit", "id", "pools", "ramp")
+    __slots__ = ("circuit", "id", "kept", "pools", "ramp")
 
     def __init__(self, provider_id: str, circuit: Circuit) -> None:
         self.id = provider_id
         self.circuit = circuit
         self.pools: list[PoolRuntime] = []
         self.ramp: Ramp | None = None
+        self.kept: KeptProvider | None = None
+        """As with an account."""
 
 
 class PoolRuntime:

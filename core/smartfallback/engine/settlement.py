@@ -62,7 +62,7 @@ class Settlement:
         account.tokens += usage.total_tokens
         for circuit, permit in self._permits(grant):
             circuit.succeed(permit, now)
-        if account.throttle is not None:
+        if account.throttle is not None and grant.reservation not in account.disowned:
             self._placement.throttles.succeeded(account, grant.permit.started_at, now)
         self._placement.resets.answered(account, grant.reservation, now)
         self._leave(grant, now)
@@ -90,6 +90,10 @@ class Settlement:
         """
         now = self._clock.monotonic()
         account = grant.account
+        if grant.reservation in account.disowned:
+            grant.disowned = True
+            self.given_up(grant, received)
+            return
         account.requests += 1
         account.failures += 1
         self._spend_partial(grant, received)
@@ -117,7 +121,9 @@ class Settlement:
             (grant.pool.provider.circuit, grant.provider_permit),
         ]
         if grant.model_permit is not None:
-            permits.append((grant.account.model_circuits[grant.model], grant.model_permit))
+            account = grant.account
+            circuits = account.disowned.get(grant.reservation, account.model_circuits)
+            permits.append((circuits[grant.model], grant.model_permit))
         return permits
 
     def _spend_partial(self, grant: Grant, received: Received) -> None:
@@ -148,6 +154,8 @@ class Settlement:
     def _leave(self, grant: Grant, now: float) -> None:
         account = grant.account
         account.in_flight -= 1
+        if account.disowned:
+            account.disowned = {k: v for k, v in account.disowned.items() if k is not grant.reservation}
         if account.comeback is not None:
             account.comeback.released(grant.reservation)
         if account.admin is AdminState.DRAINING and account.in_flight == 0:

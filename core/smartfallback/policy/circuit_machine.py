@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from copy import copy, deepcopy
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.model.circuits import CircuitSettings, CircuitState, CircuitTarget
@@ -19,7 +20,6 @@ from smartfallback.policy.circuit_values import CircuitChange
 from smartfallback.policy.circuit_window import window_of
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
     from typing import Self
 
@@ -83,7 +83,7 @@ class CircuitMachine:
         target: CircuitTarget,
         settings: CircuitSettings,
         *,
-        rng: random.Random,
+        rng: Random,
         now: float,
         on_change: Callable[[CircuitChange], None] | None = None,
     ) -> None:
@@ -212,6 +212,10 @@ class CircuitMachine:
         other._probes.live = []
         other._running = RunningCalls(self._slow_s)
         return other
+
+    def anew(self, now: float) -> Self:
+        """A circuit of its own as this one was made, but for an initial break."""
+        return type(self)(self._target, self._settings, rng=Random(0), now=now)
 
     def put_back(self, kept: Self, now: float, cause: str) -> None:
         """Be again what ``kept`` is, which :meth:`apart` gave and which is used up by this.
