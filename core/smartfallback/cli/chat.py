@@ -260,7 +260,7 @@ def _told(event: Event) -> str:
     """What people are told of an event while the answer comes; empty for most."""
     match event:
         case AttemptFailed():
-            return f"{event.account}: {event.failure}; {event.then.value}"
+            return f"{event.account}: {event.failure}; then {event.then.value}"
         case RequestDegraded():
             return f"Degraded: {event.degradation.detail}"
         case AnswerResumed(seam=seam):

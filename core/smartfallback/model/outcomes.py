@@ -33,6 +33,10 @@ class TimeoutPhase(StrEnum):
     TOTAL = "total"
 
 
+ERROR_STATUS = 400
+"""From this HTTP status on it says why an attempt failed: trouble inside a good response is no 200."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One classified error.
@@ -65,7 +69,7 @@ class Failure:
     phase: TimeoutPhase | None = None
 
     def __str__(self) -> str:
-        status = f" {self.http_status}" if self.http_status else ""
+        status = f" {self.http_status}" if (self.http_status or 0) >= ERROR_STATUS else ""
         return f"{self.category.value}{status}: {self.message}"
 
 
