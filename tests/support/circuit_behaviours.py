@@ -544,4 +544,16 @@ BEHAVIOURS = [
             )
         },
     ),
+    Behaviour(
+        47,
+        "After it has closed by itself, traffic returns gradually; nobody is refused for that.",
+        {
+            "core/engine/test_comebacks.py": (
+                "test_an_account_whose_circuit_closed_comes_back_step_by_step",
+                "test_the_eight_accounts_of_a_provider_come_back_together_step_by_step",
+                "test_an_account_alone_is_never_refused_for_its_ramp",
+                "test_a_circuit_closed_by_hand_has_no_ramp",
+            )
+        },
+    ),
 ]

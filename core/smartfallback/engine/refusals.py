@@ -19,6 +19,17 @@ _CATEGORY_OF_SKIP = {
     SkipReason.CAPABILITY: ErrorCategory.INVALID_REQUEST,
     SkipReason.PROVIDER_CIRCUIT: ErrorCategory.API_FAILURE,
 }
+_STANDING = frozenset(
+    {
+        SkipReason.NEEDS_ATTENTION,
+        SkipReason.CONTEXT,
+        SkipReason.CAPABILITY,
+        SkipReason.EXCLUDED,
+        SkipReason.UNAVAILABLE,
+        SkipReason.DISABLED,
+    }
+)
+"""Reasons that don't pass by themselves."""
 _SHOWN = 4
 _OF_THE_REQUEST = frozenset({ErrorCategory.INVALID_REQUEST, ErrorCategory.CONTENT_FILTERED})
 """Whoever answers, and whenever, the request as it is will meet them again."""
@@ -42,6 +53,8 @@ def is_passing(failure: Failure, *, for_all: bool = True) -> bool:
 def nobody_can_serve(walk: Walk) -> Failure:
     """The failure of a walk that found no account, in the category of its commonest skip."""
     reasons = Counter(skip.reason for skip in walk.skips if skip.reason is not SkipReason.TRIED)
+    # One account that only rests is worth more to say than many that never could: it is worth waiting for.
+    reasons = Counter({each: n for each, n in reasons.items() if each not in _STANDING}) or reasons
     commonest = reasons.most_common(1)[0][0] if reasons else SkipReason.UNAVAILABLE
     category = _CATEGORY_OF_SKIP.get(commonest, ErrorCategory.TRANSIENT_ERROR)
     why = "; ".join(str(skip) for skip in walk.skips[:_SHOWN])

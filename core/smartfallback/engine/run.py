@@ -89,6 +89,7 @@ class Run:
         self._failed: tuple[Grant, Recovery] | None = None
         self._race: Race | None = None
         self._attempt: Attempt | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._finish_reason: str | None = None
         self._first_token_s: float | None = None
         self._routed = False
@@ -131,6 +132,8 @@ class Run:
                     self._announce.cancelled(self._tries.records, self._elapsed())
                     await close_all(stopped)
             finally:
+                if self._closing is not None:
+                    await asyncio.wait((self._closing,))  # the closing of an attempt is bounded
                 self.stopped.set()
 
     # -- phases -----------------------------------------------------------------------------
@@ -175,7 +178,7 @@ class Run:
         self._stay.answered()
         if self._first_token_s is None:
             self._first_token_s = self._elapsed()
-        events = await self._end_others(attempt)
+        events = self._end_others(attempt)
         events += self._degraded(attempt.grant)
         self._phase = self._read
         self._finish_reason = None
@@ -304,14 +307,16 @@ class Run:
         self._phase = self._look
         return event
 
-    async def _end_others(self, winner: Attempt) -> list[Event]:
-        """End the attempts that ``winner`` has outrun."""
+    def _end_others(self, winner: Attempt) -> list[Event]:
+        """End the attempts that ``winner`` has outrun; its first token does not wait for that."""
         events: list[Event] = []
         losers = [attempt for attempt in self._tries.running if attempt is not winner]
         for loser in losers:
             self._tries.given_up(loser, AttemptResult.OUTRUN)
             events.append(self._announce.attempt_outrun(loser, winner.number))
-        await close_all(losers)
+        if losers:
+            name = f"smartfallback-outrun-{self._request_id}"
+            self._closing = asyncio.create_task(close_all(losers), name=name)
         return events
 
     # -- the answer -------------------------------------------------------------------------

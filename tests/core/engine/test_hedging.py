@@ -13,6 +13,7 @@ from smartfallback import (
     AttemptOutrun,
     AttemptResult,
     AttemptStarted,
+    Delta,
     Drain,
     ErrorCategory,
     ProviderKind,
@@ -151,6 +152,39 @@ async def test_a_pinned_request_is_not_hedged(start, upstream):
     gate.go_on.set()
     assert (await answer).account == "a-1"
     assert upstream.accounts_called() == ["a-1"]
+
+
+async def test_the_first_token_does_not_wait_for_the_other_call_to_end(start, upstream):
+    """The loser's adapter clings to its call."""
+    released = asyncio.Event()
+
+    class Clinging:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def unavailable(self):
+            return ""
+
+        async def stream(self, call):
+            if call.account.id == "a-1":
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await released.wait()
+            async for chunk in self._inner.stream(call):
+                yield chunk
+
+        async def aclose(self):
+            pass
+
+    make = upstream.provider
+    upstream.provider = lambda pool, clock: Clinging(make(pool, clock))
+    orchestrator = await start(hedged(pool("main", "a-1"), pool("next", "b-1")))
+    async for event in orchestrator.stream(ask()):
+        if isinstance(event, Delta):
+            released.set()  # only now may the other end
+    assert isinstance(event, RequestFinished)
+    assert event.reply.account == "b-1"
 
 
 async def test_a_caller_that_goes_away_ends_both(start, upstream):

@@ -309,6 +309,20 @@ async def test_a_request_that_time_cannot_heal_is_not_queued(start, upstream):
         assert caught.value.failure.category is error.category
 
 
+async def test_one_account_that_rests_is_waited_for_among_many_that_never_can(start, upstream, clock):
+    upstream.queue("a-1", [WALL])
+    upstream.always("b-1", [REVOKED])
+    upstream.always("b-2", [REVOKED])
+    orchestrator = await start(system(pool("main", "a-1"), pool("next", "b-1", "b-2"), queue_s=600.0))
+    first = asyncio.create_task(orchestrator.chat(ask()))
+    await asyncio.wait({first}, timeout=0.02)
+    second = asyncio.create_task(orchestrator.chat(ask()))
+    await asyncio.wait({second}, timeout=0.02)
+    assert len(orchestrator.snapshot().queue.requests) == 2
+    clock.advance(61.0)
+    assert [(await answer).account for answer in (first, second)] == ["a-1", "a-1"]
+
+
 async def test_its_time_runs_out_with_the_reason_for_which_it_waited(start, upstream, clock):
     upstream.always("a-1", [WALL])
     orchestrator = await start(system(pool("main", "a-1")))
