@@ -81,11 +81,6 @@ class CopilotProvider:
         self._running: dict[CommandStream, Path] = {}
         self._endings: set[asyncio.Task[None]] = set()
 
-    @property
-    def runs_tool(self) -> bool:
-        """Whether the next call runs the tool, and isn't served by an API in its place."""
-        return self._tool.find() is not None
-
     def unavailable(self) -> str:
         """Why the pool can't answer here and what to do about it; empty when it can."""
         if self._tool.find() is not None or any(map(self._has_api, self._pool.accounts)):

@@ -37,11 +37,13 @@ class CopilotQuotaSource:
     estimates_when_missing = True
     assumed_kind = WindowKind.MONTH
 
-    def __init__(self, pool: PoolSpec, clock: Clock, *, tool_s: float = TOOL_S) -> None:
+    def __init__(
+        self, pool: PoolSpec, clock: Clock, *, tool_s: float = TOOL_S, tool: ToolLocator | None = None
+    ) -> None:
         self._pool = pool
         self._clock = clock
         self._tool_s = tool_s
-        self._tool = ToolLocator(pool.command, clock)
+        self._tool = tool or ToolLocator(pool.command, clock)
         self._client = HttpClient(connect_s=pool.timeouts.connect_s)
         self.ttl_s = pool.quota_ttl_s or DEFAULT_TTL_S
 

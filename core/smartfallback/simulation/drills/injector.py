@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from smartfallback.clock import Clock
 from smartfallback.engine.orchestrator import ProviderFactory
-from smartfallback.model.specs import PoolSpec, ProviderKind, SystemSpec
+from smartfallback.engine.quota_desk import SourceFactory
+from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.providers.base import Provider
+from smartfallback.quota_sources.refresher import Watch
 from smartfallback.simulation.drills.drill import (
     Drill,
     DrillScope,
@@ -163,18 +165,21 @@ class Injector:
         """
 
         def build(pool: PoolSpec, clock: Clock) -> Provider:
-            from smartfallback.providers.registry import build_provider
-            from smartfallback.simulation.drills.opencode import OpenCodeTransport
-            from smartfallback.simulation.drills.transport import InjectingTransport
+            from smartfallback.simulation.drills.adapters import drilled_provider
 
-            kind = OpenCodeTransport if pool.provider is ProviderKind.OPENCODE else InjectingTransport
-            if pool.provider is ProviderKind.LOCAL:
-                return build_provider(pool, clock, on_notice)
-            return build_provider(
-                pool, clock, on_notice, lambda transport: kind(transport, self, pool, clock)
-            )
+            return drilled_provider(self, pool, clock, on_notice)
 
         return build
+
+    def source_factory(self) -> SourceFactory:
+        """Finds the built-in quota sources; those that run a tool lack it when a drill says so."""
+
+        def find(pool: PoolSpec, clock: Clock) -> Mapping[str, Watch]:
+            from smartfallback.simulation.drills.adapters import drilled_sources
+
+            return drilled_sources(self, pool, clock)
+
+        return find
 
     def _came_to_rest(self, running: RunningDrill) -> None:
         if running.exhausted and running in self._running:
