@@ -201,6 +201,14 @@ class Outcome(NamedTuple):
         return self.failure
 
 
+async def first_text(chunks: AsyncGenerator[Chunk, None]) -> str:
+    """The first text of an answer; signs of life before it are passed over."""
+    async for chunk in chunks:
+        if chunk.text:
+            return chunk.text
+    raise AssertionError("the answer ended without any text")
+
+
 async def collect(chunks: AsyncGenerator[Chunk, None]) -> Outcome:
     """Read an answer to its end, good or bad."""
     text, finish, usage = "", None, None

@@ -13,7 +13,16 @@ from smartfallback.model.specs import ProviderKind
 from smartfallback.providers.base import Chunk
 from smartfallback.providers.registry import build_provider
 from support.clock import FakeClock
-from support.http_servers import Upstream, call_to, collect, http_server, pool_at, sse_bytes, streams
+from support.http_servers import (
+    Upstream,
+    call_to,
+    collect,
+    first_text,
+    http_server,
+    pool_at,
+    sse_bytes,
+    streams,
+)
 
 KINDS = pytest.mark.parametrize("kind", [ProviderKind.OPENAI, ProviderKind.GEMINI])
 TOKEN = {
@@ -42,7 +51,7 @@ async def test_closing_the_provider_ends_running_calls_and_may_be_repeated() -> 
         pool = pool_at(upstream.url, kind)
         provider = build_provider(pool, FakeClock())
         chunks = provider.stream(call_to(pool))
-        assert (await anext(chunks)).text == "tok "
+        assert await first_text(chunks) == "tok "
         await provider.aclose()
         await provider.aclose()
         async with asyncio.timeout(5):
@@ -73,7 +82,7 @@ async def test_closing_the_provider_ends_a_call_that_waits_for_its_server(
         provider = build_provider(pool, FakeClock())
         chunks = provider.stream(call_to(pool))
         if begun:
-            assert (await anext(chunks)).text == "tok "
+            assert await first_text(chunks) == "tok "
         waiting = asyncio.create_task(collect(chunks))
         await arrived.wait()
         for _ in range(20):
@@ -94,7 +103,7 @@ async def test_an_answer_that_was_whole_survives_the_closing() -> None:
         pool = pool_at(upstream.url, kind)
         provider = build_provider(pool, FakeClock())
         chunks = provider.stream(call_to(pool))
-        assert (await anext(chunks)).text == "tok "
+        assert await first_text(chunks) == "tok "
         waiting = asyncio.create_task(collect(chunks))
         for _ in range(20):
             await asyncio.sleep(0)
@@ -110,7 +119,7 @@ async def test_a_caller_that_is_cancelled_while_the_provider_closes_stays_cancel
         pool = pool_at(upstream.url, kind)
         provider = build_provider(pool, FakeClock())
         chunks = provider.stream(call_to(pool))
-        assert (await anext(chunks)).text == "tok "
+        assert await first_text(chunks) == "tok "
         waiting = asyncio.create_task(collect(chunks))
         for _ in range(20):
             await asyncio.sleep(0)
@@ -137,7 +146,7 @@ async def test_a_caller_that_goes_on_after_the_closing_is_not_cancelled_later() 
         pool = pool_at(upstream.url, kind)
         provider = build_provider(pool, FakeClock())
         chunks = provider.stream(call_to(pool))
-        assert (await anext(chunks)).text == "tok "
+        assert await first_text(chunks) == "tok "
         waiting = asyncio.create_task(read_and_go_on(chunks))
         for _ in range(20):
             await asyncio.sleep(0)

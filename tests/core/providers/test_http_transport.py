@@ -20,6 +20,7 @@ from support.http_servers import (
     ask,
     call_to,
     collect,
+    first_text,
     http_server,
     pool_at,
     provider_for,
@@ -126,7 +127,7 @@ async def test_closing_the_generator_in_mid_stream_hangs_up_at_once(kind: Provid
         pool = pool_at(upstream.url, kind)
         async with provider_for(pool) as provider:
             async with aclosing(provider.stream(call_to(pool))) as chunks:
-                assert (await anext(chunks)).text == "tok "
+                assert await first_text(chunks) == "tok "
             assert await hung_up_within_turns(upstream)
 
 
@@ -268,7 +269,7 @@ async def test_a_reset_in_mid_answer_is_an_error_after_the_text() -> None:
         pool = pool_at(upstream.url)
         async with provider_for(pool) as provider:
             chunks = provider.stream(call_to(pool))
-            assert (await anext(chunks)).text == "tok "
+            assert await first_text(chunks) == "tok "
             passed_on[0].set()
             outcome = await collect(chunks)
     assert outcome.text == ""
