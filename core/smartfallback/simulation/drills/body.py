@@ -91,6 +91,7 @@ class DrilledBody(httpx.AsyncByteStream):
             self._whole = opening in (b"{", b"[", b"<")
         if self._whole:
             # Nothing is to be counted in an answer that comes in one piece; half of it is no answer.
+            piece = self._splitter.flush() + piece
             half = len(piece) // 2 if turn.breaks else 0
             self._queue.appendleft(piece[half:])
             return piece[:half], True
