@@ -142,6 +142,8 @@ class KeptAccount:
         account.last_used = used_at - offset if really_used and used_at is not None else self.last_used
         if self.admin is AdminState.ACTIVE:
             for selection, ties in self.ties.items():
+                if not really_used:
+                    selection.forget(account.slot)  # what was bound to it since was bound in vain
                 selection.tie(account.slot, ties._replace(turn=None) if really_used else ties)
 
     def _put_back_admin(self, bus: Bus, at: float) -> None:
