@@ -159,9 +159,11 @@ class Ramp:
             self._tokens = max(1.0, self._tokens)
             return
         tokens = self._tokens
+        step = int((at - self._started) // STEP_S)
         while at < now:
-            step = int((at - self._started) // STEP_S)
-            until = min(now, self._started + (step + 1) * STEP_S)
+            # Rounding can put an instant at a step's very end back into it, where no time is left.
+            until = max(at, min(now, self._started + (step + 1) * STEP_S))
             tokens += (until - at) * self._rate_of(step)
             at = until
+            step += 1
         self._tokens = min(tokens, max(1.0, self.rate(now) * _BURST_S))

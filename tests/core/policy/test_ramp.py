@@ -116,3 +116,12 @@ def test_an_accounts_share_has_a_floor_and_a_guess():
     assert steady_share(None, 8) == UNKNOWN_PER_S
     assert steady_share(8.0, 8) == 1.0
     assert steady_share(0.001, 8) == SLOWEST_PER_S
+
+
+def test_an_instant_that_rounding_puts_before_its_steps_end_holds_nobody_up():
+    # 1021.66 + 10 - 1021.66 is a little less than 10 in floating point.
+    ramp = Ramp(0.2, 1021.66)
+    assert (1021.66 + STEP_S - 1021.66) // STEP_S == 0
+    ramp.admitted(1021.66)
+    ramp.next_at(1021.66 + STEP_S)
+    assert ramp.next_at(1021.66 + 2 * STEP_S) < 1021.66 + STEPS * STEP_S
