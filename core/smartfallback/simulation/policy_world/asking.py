@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from smartfallback.engine.candidates import Candidates
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.refusals import DEADLINE_PASSED, nobody_can_serve
-from smartfallback.engine.roster import AccountRuntime, ProviderRuntime
+from smartfallback.engine.roster import ProviderRuntime
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
 from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError, TimeoutPhase
@@ -102,11 +102,12 @@ class Asking:
         clock = world.clock
         self._deadline = clock.now + timeout_s
         self._candidates = Candidates(self.walk, world.services, self._deadline, self._error, clock.monotonic)
-        self._asked: dict[AccountRuntime | ProviderRuntime, float] = {}
+        self._asked: dict[ProviderRuntime, float] = {}
         self._begun = 0
         self._breaks = 0
         self._text = 0
         self._waits = False
+        self._retried: Grant | None = None
         self._failure: Failure | None = None
         self.running: list[Try] = []
         self.over = ""
@@ -126,12 +127,17 @@ class Asking:
                 self._begin(grant)
                 return
             if len(line) or planner.has_busy(walk):
-                self._waits = True
-                line.enter(self)
-                world.at(self._deadline, self._waited_long)
+                self._wait()
                 return
             if not self._asks_for_less():
                 return
+
+    def _wait(self, retried: Grant | None = None) -> None:
+        """Wait in line; with ``retried`` also for a place of the account that was asked before."""
+        self._waits = True
+        self._retried = retried
+        self.world.line.enter(self)
+        self.world.at(self._deadline, self._waited_long)
 
     def _asks_for_less(self) -> bool:
         if self._candidates.ask_for_less():
@@ -148,22 +154,28 @@ class Asking:
     @property
     def kind(self) -> Hashable:
         """See :class:`~smartfallback.simulation.policy_world.line.Caller`."""
-        return self.walk.kind
+        retried = self._retried
+        return (*self.walk.kind, None if retried is None else (retried.account.id, retried.cheaper))
 
     def take(self) -> Grant | None:
         """Take a place if there is one that suits."""
-        return self.world.services.planner.choose(self.walk)
+        planner, retried = self.world.services.planner, self._retried
+        again = None if retried is None else planner.retry(self.walk, retried)
+        return again or planner.choose(self.walk)
 
     def hopeless(self) -> bool:
         """Whether no place can come free that would suit."""
-        return not self.world.services.planner.has_busy(self.walk)
+        planner, retried = self.world.services.planner, self._retried
+        waits = retried is not None and planner.is_busy(self.walk, retried)
+        return not waits and not planner.has_busy(self.walk)
 
     def served(self, grant: Grant | None) -> None:
         """The wait in line is over."""
         self._waits = False
+        retried, self._retried = self._retried, None
         if grant is not None:
             self._begin(grant)
-        elif self._asks_for_less():
+        elif retried is not None or self._asks_for_less():
             self.look()
 
     # -- attempts ----------------------------------------------------------------------------
@@ -171,6 +183,10 @@ class Asking:
     def _begin(self, grant: Grant, *, hedge: bool = False) -> None:
         world, walk = self.world, self.walk
         now = world.clock.now
+        if now >= self._deadline:
+            world.services.settlement.given_up(grant, Received())
+            self._end("failed", self._failure or DEADLINE_PASSED)
+            return
         self._begun += 1
         (walk.tried_cheaper if grant.cheaper else walk.tried).add(grant.account)
         course = world.upstreams.course(grant, now, world.clock.time())
@@ -195,7 +211,6 @@ class Asking:
         """Seconds to wait for content, and whether that is less than the pool is due."""
         now = self.world.clock.now
         provider = grant.pool.provider
-        self._asked.setdefault(grant.account, now)
         asked = self._asked.setdefault(provider, now)
         limit_s = grant.pool.spec.timeouts.first_token_s
         if asked == now:
@@ -295,7 +310,7 @@ class Asking:
     def _failed(self, attempt: Try, failure: Failure) -> None:
         """An attempt ended without an answer; another of a hedged pair may still run."""
         self._settle_failed(attempt, failure)
-        recovery = self._candidates.decide(attempt, failure, self)
+        recovery = self._candidates.decide(attempt, failure, self, hedged=bool(self.running))
         if not self.running:
             self._failure = failure
             self._recover(attempt.grant, recovery)
@@ -333,11 +348,26 @@ class Asking:
     def _follow(self, grant: Grant, recovery: Recovery) -> None:
         if self.over:
             return
+        if self.world.clock.now >= self._deadline:
+            self._end("failed", self._failure)
+            return
         again = self._candidates.follow(grant, recovery)
+        if again is None and self._place_taken(grant, recovery):
+            again = self.world.services.planner.choose(self.walk)
+            if again is None:
+                self._wait(grant)
+                return
         if again is None:
             self.look()
         else:
             self._begin(again)
+
+    def _place_taken(self, grant: Grant, recovery: Recovery) -> bool:
+        """Whether others took the account's places while it was to be asked again."""
+        failure = self._failure
+        overflow = failure is not None and failure.context_overflow and recovery.step is NextStep.DEGRADE
+        retries = overflow or recovery.step is NextStep.RETRY
+        return retries and self.world.services.planner.is_busy(self.walk, grant)
 
     def cancel(self) -> None:
         """The caller goes away."""
@@ -356,19 +386,15 @@ class Asking:
 
     # -- what decisions ask of the request ---------------------------------------------------
 
-    def account_s(self, account: AccountRuntime) -> float:
-        """How long ago the request asked the account first."""
-        return self._since(account)
-
     def provider_s(self, provider: ProviderRuntime) -> float:
         """How long ago the request asked the provider first."""
         return self._since(provider)
 
     def leaves(self, provider: ProviderRuntime) -> bool:
         """Whether the provider had its time with this request."""
-        return self._since(provider) > FAILOVER_S - _LEAST_FIRST_TOKEN_S
+        return self._since(provider) >= FAILOVER_S - _LEAST_FIRST_TOKEN_S
 
-    def _since(self, asked: AccountRuntime | ProviderRuntime) -> float:
+    def _since(self, asked: ProviderRuntime) -> float:
         now = self.world.clock.now
         return now - self._asked.get(asked, now)
 

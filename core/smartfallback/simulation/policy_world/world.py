@@ -43,6 +43,7 @@ GRACE_S: Final = 5_400.0
 """After healing everything comes back by itself within so long: the longest back-off in the engine is
 an hour, with a quarter of jitter, after a reset that did not come."""
 
+_LOOK_TICKS: Final = 5
 _PROOFS: Final = 12
 _DAY_S: Final = 86_400.0
 _SWING: Final = 0.8
@@ -173,6 +174,7 @@ class World:
         self._alive: dict[Asking, None] = {}
         self._ends: Counter[str] = Counter()
         self._steps = 0
+        self._ticks = 0
         self._healed = False
         for account in roster.accounts.values():
             self._begin(account)
@@ -282,7 +284,9 @@ class World:
         if self._healed and not self._alive:
             return
         self._maintenance.check(self.clock.now)
-        self.guard.look()
+        self._ticks += 1
+        if self._everywhere == 1 or self._ticks % _LOOK_TICKS == 0:
+            self.guard.look()
         self.at(self.clock.now + self._plan.tick_s, self._tick)
 
     def _command(self, command: Command) -> None:
