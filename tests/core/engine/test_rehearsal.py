@@ -204,11 +204,13 @@ async def walk(scene: Scene, steps, execute, *, twin: Scene | None = None) -> No
             await scene.answer(subject)
 
 
-def timeless(circuit, *, always: bool = False):
+def timeless(circuit, at: float, *, always: bool = False):
     """A break that ends inside a rehearsal is noticed at its end, with a twin when somebody looks."""
-    if circuit is not None and (always or circuit.state is CircuitState.HALF_OPEN):
-        return replace(circuit, since=0.0)
-    return circuit
+    if circuit is None:
+        return None
+    if circuit.state is CircuitState.HALF_OPEN or (circuit.until is not None and circuit.until <= at):
+        return replace(circuit, state=CircuitState.HALF_OPEN, since=0.0, until=None, cause="")
+    return replace(circuit, since=0.0) if always else circuit
 
 
 def standing(scene: Scene, *, used: bool):
@@ -237,29 +239,30 @@ def standing(scene: Scene, *, used: bool):
                 )
             )
             if not used:
-                seen.append((account.quota, account.skip, account.last_used_at, account.requests))
+                quota = replace(account.quota, forecast=None)  # made when somebody looks
+                seen.append((quota, account.skip, account.last_used_at, account.requests))
         seen.append((each.strategy, each.name))
-        seen += [timeless(circuit, always=used) for circuit in circuits]
+        seen += [timeless(circuit, snapshot.at, always=used) for circuit in circuits]
     return [*seen, snapshot.chains]
 
 
-def records(store: MemoryStore):
+def records(store: MemoryStore, at: float):
     accounts = {
         name: replace(
             state,
-            circuit=timeless(state.circuit),
-            model_circuits={model: timeless(each) for model, each in state.model_circuits.items()},
+            circuit=timeless(state.circuit, at),
+            model_circuits={model: timeless(each, at) for model, each in state.model_circuits.items()},
         )
         for name, state in store.accounts.items()
     }
-    return accounts, {name: timeless(record) for name, record in store.providers.items()}
+    return accounts, {name: timeless(record, at) for name, record in store.providers.items()}
 
 
 def conditions(state: AccountState):
     return replace(state, windows=(), last_used_at=None, requests=0, tokens=0, circuit=None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     before=STEPS,
     inside=STEPS,
@@ -295,7 +298,8 @@ async def live_beside_a_twin(before, inside, strategy: Strategy) -> None:
             # What never changed was never saved.
             twin.orchestrator._placement.changed.update(twin.orchestrator._roster.accounts.values())
             scene.orchestrator._placement.changed.update(scene.orchestrator._roster.accounts.values())
-            assert records(await scene.saved()) == records(await twin.saved())
+            at = scene.clock.time()
+            assert records(await scene.saved(), at) == records(await twin.saved(), at)
             for session in (None, "s", None):
                 assert await scene.answer(session=session) == await twin.answer(session=session)
 
@@ -482,6 +486,42 @@ async def test_alarms_stand_afterwards():
         assert scene.view("a-1").skip.reason is SkipReason.COOLDOWN
         scene.clock.advance(200.1)
         assert await scene.answer("a-1") == "a-1"
+
+
+async def test_rests_of_models_and_what_just_failed_are_forgotten():
+    async with running(two_pools()) as scene:
+        with scene.orchestrator.rehearsal(["a-1"]):
+            await scene.fail(
+                "a-1", ErrorCategory.RATE_LIMIT, model="big", asked_model="big", retry_after_s=60.0
+            )
+            await scene.fail("a-1", ErrorCategory.MALFORMED_RESPONSE, asked_model="small")
+            assert await scene.answer("a-1", model="big") is None
+            assert (await scene.saved()).accounts["a-1"].model_rests == {}
+        account = scene.orchestrator._roster.accounts["a-1"]
+        assert (account.model_blocks, account.failed_models, account.model_circuits) == ({}, {}, {})
+        assert await scene.answer("a-1", model="big") == "a-1"
+
+
+async def test_limits_that_followed_what_was_seen_are_as_before():
+    async with running(two_pools()) as scene:
+        main = scene.orchestrator._roster.pools["main"]
+        limit_s = main.patience.begun_s
+        pauses = [Pause() for _ in range(4)]
+        with scene.orchestrator.rehearsal(["a-1"]):
+            main.patience.answered(0.01)
+            assert main.patience.begun_s != limit_s
+            fault = failure(ErrorCategory.RATE_LIMIT, retry_after_s=60.0)
+            scene.upstream.queue("a-1", *([pause, fault] for pause in pauses))
+            asked = [scene.orchestrator.chat(ask(pin="a-1", timeout_s=3.0)) for _ in pauses]
+            running_ = asyncio.gather(*asked, return_exceptions=True)
+            for pause in pauses:
+                await pause.reached.wait()
+            for pause in pauses:
+                pause.go_on.set()
+            await running_
+            assert scene.view("a-1").max_concurrency == 2
+        assert scene.view("a-1").max_concurrency == 8
+        assert main.patience.begun_s == limit_s
 
 
 # -- by hand ---------------------------------------------------------------------------------------
