@@ -130,8 +130,8 @@ def week(seed: int, *, requests: int = 100_000) -> Plan:
     heals_at = STARTS_AT + WEEK_S
     each = 1.3 * requests * 900.0 / 8.0
     quota = (
-        WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, round(each), "sun 00:00 UTC"),
-        WindowSpec(WindowKind.FIVE_HOURS, QuotaUnit.REQUESTS, round(requests / 8.0 / 12.0)),
+        WindowSpec(WindowKind.WEEK, QuotaUnit.TOKENS, max(100_000, round(each)), "sun 00:00 UTC"),
+        WindowSpec(WindowKind.FIVE_HOURS, QuotaUnit.REQUESTS, max(60, round(requests / 8.0 / 12.0))),
     )
     pool = PoolSpec(
         name="antigravity",
@@ -156,7 +156,7 @@ def week(seed: int, *, requests: int = 100_000) -> Plan:
         in_session=0.3,
         hurried=0.01,
         tick_s=60.0,
-        episodes=_episodes(rng, spec, heals_at, 80, (300 / WEEK_S, 3_600 / WEEK_S)),
+        episodes=_episodes(rng, spec, heals_at, 40, (300 / WEEK_S, 3_600 / WEEK_S)),
         commands=_commands(rng, spec, heals_at, 40),
         clock_steps=tuple(
             (rng.uniform(STARTS_AT, heals_at), rng.choice((-40.0, -3.0, 3.0, 40.0))) for _ in range(4)

@@ -54,6 +54,8 @@ def _run(plan: Plan, replay: str, keep_trace: bool, look_everywhere: int) -> Out
     world = World(plan, keep_trace=keep_trace, look_everywhere=look_everywhere)
     try:
         return world.run()
-    except Violated as violated:
+    except Exception as error:
+        # What the engine raises where it should not is as much of a finding as a broken invariant.
+        violated = error if isinstance(error, Violated) else Violated("nothing raises", repr(error))
         at, trace = world.clock.now, world.trace.text()
-        raise InvariantViolated(plan.seed, violated, at, replay, trace) from violated
+        raise InvariantViolated(plan.seed, violated, at, replay, trace) from error
