@@ -8,7 +8,7 @@ The same seed gives the same trace, byte for byte. In the spirit of FoundationDB
 
 from __future__ import annotations
 
-from smartfallback.simulation.policy_world.guard import Violated
+from smartfallback.simulation.policy_world.books import Violated
 from smartfallback.simulation.policy_world.plans import Plan, schedule, week
 from smartfallback.simulation.policy_world.runs import InvariantViolated, live, live_week
 from smartfallback.simulation.policy_world.world import Outcome, World

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final
 
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.roster import AccountRuntime, Roster
@@ -25,6 +25,15 @@ from smartfallback.model.outcomes import ErrorCategory, Failure
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.policy.circuit import Circuit, CircuitChange, Permit
 from smartfallback.simulation.policy_world.asking import Try
+from smartfallback.simulation.policy_world.books import (
+    Standing,
+    Violated,
+    Watched,
+    ended,
+    fingerprint_of,
+    permits_of,
+    same_permits,
+)
 from smartfallback.simulation.policy_world.timeline import VirtualClock
 
 _CUT_OFF: Final = frozenset({CircuitState.OPEN, CircuitState.FORCED_OPEN})
@@ -37,60 +46,6 @@ _EPSILON: Final = 1e-6
 _MOMENT_S: Final = 0.01
 
 
-class Violated(Exception):
-    """An invariant does not hold.
-
-    Attributes:
-        invariant: Its name.
-        detail: What was found.
-    """
-
-    def __init__(self, invariant: str, detail: str) -> None:
-        super().__init__(f"{invariant}: {detail}")
-        self.invariant = invariant
-        self.detail = detail
-
-
-class _Meter:
-    """One quota window as its provider would count it."""
-
-    __slots__ = ("error", "key", "used")
-
-    def __init__(self) -> None:
-        self.key: float | None = None
-        self.used = 0.0
-        self.error = 0.0
-
-
-class _Watched:
-    """What the guard itself knows of one account, apart from what the account says."""
-
-    __slots__ = (
-        "admin",
-        "attention",
-        "eligible",
-        "meters",
-        "rests_until",
-        "running",
-        "waited",
-    )
-
-    def __init__(self, account: AccountRuntime) -> None:
-        self.running: list[Try] = []
-        self.admin = ""
-        self.attention = False
-        self.rests_until = -math.inf
-        self.meters = [_Meter() for _ in account.spec.quota]
-        self.waited = 0
-        self.eligible = False
-
-
-class _Standing(NamedTuple):
-    state: CircuitState
-    until: float | None
-    rate_limit_test: bool
-
-
 class Guard:
     """Watches the world from outside and raises :class:`Violated`.
 
@@ -101,8 +56,8 @@ class Guard:
     def __init__(self, roster: Roster, clock: VirtualClock) -> None:
         self._roster = roster
         self._clock = clock
-        self._accounts = {account: _Watched(account) for account in roster.accounts.values()}
-        self._circuits: dict[CircuitTarget, _Standing] = {}
+        self._accounts = {account: Watched(account) for account in roster.accounts.values()}
+        self._circuits: dict[CircuitTarget, Standing] = {}
         self._touched: dict[AccountRuntime, None] = {}
 
     # -- what the guard is told --------------------------------------------------------------
@@ -121,7 +76,7 @@ class Guard:
         ):
             raise Violated("break kept", f"{change.target} probes before {before.until}")
         test = change.new is CircuitState.HALF_OPEN and change.old is CircuitState.CLOSED
-        self._circuits[change.target] = _Standing(change.new, change.until, test and not change.by_operator)
+        self._circuits[change.target] = Standing(change.new, change.until, test and not change.by_operator)
 
     def told(self, command: Command) -> None:
         """The operator's command was carried out."""
@@ -238,7 +193,7 @@ class Guard:
         if permit.lease_until is None or probes > allowed:
             raise Violated("half-open probes", f"{circuit.target}: {probes} probes, {allowed} may run")
 
-    def _reserved(self, attempt: Try, watched: _Watched) -> None:
+    def _reserved(self, attempt: Try, watched: Watched) -> None:
         account, grant = attempt.grant.account, attempt.grant
         if not account.spec.quota:
             return
@@ -304,29 +259,29 @@ class Guard:
         account = grant.account
         watched = self._accounts[account]
         self._touched[account] = None
-        if _ended(grant):
+        if ended(grant):
             raise Violated("reservation ends once", f"{account.id}: ended before its attempt")
         late = []
-        for circuit, permit in _permits(grant):
+        for circuit, permit in permits_of(grant):
             circuit.tick(now)
             if not permit.live or permit.generation != circuit.generation:
-                late.append((circuit, _fingerprint(circuit, now)))
+                late.append((circuit, fingerprint_of(circuit, now)))
         before = [window.used for window in account.ledger.view(wall).windows]
         yield
         watched.running.remove(attempt)
-        if not _ended(grant):
+        if not ended(grant):
             raise Violated("no leaked hold", f"{account.id}: the attempt is over, its reservation is not")
         for circuit, fingerprint in late:
-            if _fingerprint(circuit, now) != fingerprint:
+            if fingerprint_of(circuit, now) != fingerprint:
                 raise Violated("late results", f"{circuit.target}: a result of an older generation counted")
-        for circuit, permit in _permits(grant):
+        for circuit, permit in permits_of(grant):
             if permit.live:
                 raise Violated(
                     "no leaked permit", f"{circuit.target}: the attempt is over, its permit is not"
                 )
         self._spent(attempt, watched, spent, before)
 
-    def _spent(self, attempt: Try, watched: _Watched, spent: int, before: Sequence[float]) -> None:
+    def _spent(self, attempt: Try, watched: Watched, spent: int, before: Sequence[float]) -> None:
         account = attempt.grant.account
         actual = QuotaEstimate(spent) if spent else QuotaEstimate(0, 0)
         windows = account.ledger.view(self._clock.time()).windows
@@ -337,7 +292,7 @@ class Guard:
                 meter.used += amount
                 meter.error += max(0.0, amount - attempt.grant.estimate.amount(unit))
             counted = amount if window.resets_at == attempt.resets[index] else 0.0
-            if amount and abs(window.used - before[index] - counted) > _EPSILON:
+            if abs(window.used - before[index] - counted) > _EPSILON:
                 raise Violated(
                     "what is spent is counted",
                     f"{account.id} {window.kind}: {window.used - before[index]:g} more, {counted:g} spent",
@@ -357,13 +312,13 @@ class Guard:
                     for account in pool.accounts
                     for each in self._accounts[account].running
                 )
-                _same_permits(provider.circuit, live)
+                same_permits(provider.circuit, live)
         else:
             for account in self._touched:
                 self._balance(account, self._accounts[account])
         self._touched.clear()
 
-    def _balance(self, account: AccountRuntime, watched: _Watched) -> None:
+    def _balance(self, account: AccountRuntime, watched: Watched) -> None:
         running = watched.running
         count = len(running)
         if account.in_flight != count:
@@ -375,14 +330,14 @@ class Guard:
         live = 0
         for each in running:
             live += each.grant.permit.live
-        _same_permits(account.circuit, live)
+        same_permits(account.circuit, live)
         for model, circuit in account.model_circuits.items():
             live = sum(
                 each.grant.model_permit is not None and each.grant.model_permit.live
                 for each in running
                 if each.grant.model == model
             )
-            _same_permits(circuit, live)
+            same_permits(circuit, live)
         if min(account.requests, account.failures, account.tokens) < 0 or account.failures > account.requests:
             raise Violated("counters", f"{account.id}: {account.failures} of {account.requests} failed")
 
@@ -405,7 +360,7 @@ class Guard:
             watched.eligible = eligible and not offered
 
     @staticmethod
-    def _may_serve(account: AccountRuntime, watched: _Watched, now: float, wall: float) -> bool:
+    def _may_serve(account: AccountRuntime, watched: Watched, now: float, wall: float) -> bool:
         percent = account.ledger.committed_percent(wall)
         return (
             not watched.admin
@@ -419,36 +374,3 @@ class Guard:
             and account.comeback is None
             and account.ramp is None
         )
-
-
-def _ended(grant: Grant) -> bool:
-    return grant.reservation.ended
-
-
-def _same_permits(circuit: Circuit, live: int) -> None:
-    if circuit.live != live:
-        raise Violated("no leaked permit", f"{circuit.target}: {circuit.live} permits out, {live} in use")
-
-
-def _permits(grant: Grant) -> list[tuple[Circuit, Permit]]:
-    permits = [
-        (grant.account.circuit, grant.permit),
-        (grant.pool.provider.circuit, grant.provider_permit),
-    ]
-    if grant.model_permit is not None:
-        permits.append((grant.account.model_circuits[grant.model], grant.model_permit))
-    return permits
-
-
-def _fingerprint(circuit: Circuit, now: float) -> tuple[object, ...]:
-    numbers = circuit.statistics(now)
-    return (
-        circuit.state,
-        circuit.generation,
-        circuit.until,
-        circuit.cause,
-        numbers.calls,
-        numbers.failures,
-        numbers.slow,
-        circuit.admits(now),
-    )

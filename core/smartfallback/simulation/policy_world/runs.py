@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from smartfallback.simulation.policy_world.guard import Violated
+from smartfallback.simulation.policy_world.books import Violated
 from smartfallback.simulation.policy_world.plans import Plan, schedule, week
 from smartfallback.simulation.policy_world.world import Outcome, World
 

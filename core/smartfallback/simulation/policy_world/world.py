@@ -33,8 +33,9 @@ from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Call, Chunk
 from smartfallback.simulation.policy_world.asking import Asking
+from smartfallback.simulation.policy_world.books import Violated
 from smartfallback.simulation.policy_world.faults import Upstreams
-from smartfallback.simulation.policy_world.guard import Guard, Violated
+from smartfallback.simulation.policy_world.guard import Guard
 from smartfallback.simulation.policy_world.line import Line
 from smartfallback.simulation.policy_world.plans import Plan
 from smartfallback.simulation.policy_world.timeline import Timeline, Trace, VirtualClock
@@ -315,6 +316,10 @@ class World:
         self._healed = True
         self.upstreams.heal()
         self.trace.say("heals")
+        self._repair()
+
+    def _repair(self) -> None:
+        """What the operator does about holds, drains, refused keys and walls without an end in sight."""
         wall = self.clock.time()
         for account in self.roster.accounts.values():
             name = account.id
@@ -337,6 +342,8 @@ class World:
                 raise Violated("no leaked hold", f"{account.id}: something is left when all is over")
 
     def _let_time_heal(self) -> None:
+        # What still ran when the faults ended may have brought news of them.
+        self._repair()
         for account in self.roster.accounts.values():
             for index in range(len(account.spec.quota)):
                 self._execute(CorrectQuota(account.id, 10.0, index))
