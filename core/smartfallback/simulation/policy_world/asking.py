@@ -19,7 +19,7 @@ from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
 from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError, TimeoutPhase
 from smartfallback.model.requests import Request
 from smartfallback.policy.recovery import FAILOVER_S, Recovery
-from smartfallback.simulation.policy_world.faults import Course
+from smartfallback.simulation.policy_world.tries import Try
 
 if TYPE_CHECKING:
     from smartfallback.engine.attempt import Attempt
@@ -30,57 +30,6 @@ _RECHECK_S: Final = 1.0
 _LEAST_FIRST_TOKEN_S: Final = 0.5
 _NO_TOKEN: Final = Failure(ErrorCategory.TIMEOUT, "no first token", phase=TimeoutPhase.FIRST_TOKEN)
 _DEADLINE: Final = Failure(ErrorCategory.TIMEOUT, "the request's deadline passed", phase=TimeoutPhase.TOTAL)
-
-
-class Try:
-    """One attempt of a request.
-
-    Attributes:
-        number: In its request, from 1.
-        begun: The answer has begun.
-        over: It was settled.
-        resets: When the account's quota windows begin anew, as of the reservation.
-    """
-
-    __slots__ = (
-        "_asking",
-        "begun",
-        "course",
-        "diverted",
-        "grant",
-        "hurried",
-        "limit_s",
-        "number",
-        "over",
-        "resets",
-        "started",
-    )
-
-    def __init__(self, asking: Asking, grant: Grant, number: int, now: float, course: Course) -> None:
-        self._asking = asking
-        self.grant = grant
-        self.number = number
-        self.started = now
-        self.course = course
-        self.limit_s = math.inf
-        self.hurried = False
-        self.begun = False
-        self.diverted = False
-        self.over = False
-        self.resets: tuple[float | None, ...] = ()
-
-    @property
-    def latency_s(self) -> float:
-        """Seconds since it began."""
-        return self._asking.world.clock.now - self.started
-
-    def divert(self, reason: str) -> bool:  # noqa: ARG002 - as the operator calls an attempt
-        """Move it away, unless its answer has begun."""
-        if self.begun or self.diverted or self.over:
-            return False
-        self.diverted = True
-        self._asking.world.soon(lambda: self._asking.moved(self))
-        return True
 
 
 class Asking:

@@ -9,7 +9,7 @@ from smartfallback.engine.grant import Grant
 from smartfallback.engine.roster import AccountRuntime
 from smartfallback.model.circuits import CircuitState
 from smartfallback.policy.circuit import Circuit, Permit
-from smartfallback.simulation.policy_world.asking import Try
+from smartfallback.simulation.policy_world.tries import Try
 
 
 class Violated(Exception):

@@ -24,7 +24,6 @@ from smartfallback.model.decisions import AdminState, Rule
 from smartfallback.model.outcomes import ErrorCategory, Failure
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.policy.circuit import Circuit, CircuitChange, Permit
-from smartfallback.simulation.policy_world.asking import Try
 from smartfallback.simulation.policy_world.books import (
     Standing,
     Violated,
@@ -35,6 +34,7 @@ from smartfallback.simulation.policy_world.books import (
     same_permits,
 )
 from smartfallback.simulation.policy_world.timeline import VirtualClock
+from smartfallback.simulation.policy_world.tries import Try
 
 _CUT_OFF: Final = frozenset({CircuitState.OPEN, CircuitState.FORCED_OPEN})
 _IN_TURN: Final = frozenset({Rule.NEXT_IN_TURN, Rule.LEAST_RECENTLY_USED})

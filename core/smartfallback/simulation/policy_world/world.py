@@ -247,7 +247,10 @@ class World:
         self._ends[asking.over] += 1
 
     def _next_arrival(self) -> float:
-        """By thinning nothing: the rate is taken as constant until the next request (a day is long)."""
+        """When the next request comes: a Poisson process whose rate swings with the hour of the day.
+
+        The rate of this moment is taken to last until then, since a day is long.
+        """
         day = math.cos(2.0 * math.pi * (self.clock.time() % _DAY_S) / _DAY_S)
         return self.clock.now + self._traffic.expovariate(self._plan.per_s * (1.0 - _SWING * day))
 
