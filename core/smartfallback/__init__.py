@@ -169,6 +169,11 @@ if TYPE_CHECKING:
         TlsFailure,
         ToolMissing,
     )
+    from smartfallback.simulation.scenarios.history import RunHistory, default_history_path
+    from smartfallback.simulation.scenarios.loading import available_scenarios, load_scenarios
+    from smartfallback.simulation.scenarios.runner import Caps
+    from smartfallback.simulation.scenarios.simulator import Simulator
+    from smartfallback.simulation.scenarios.system import rehearsable
     from smartfallback.simulation.scenarios.views import (
         Check,
         RunState,
@@ -184,6 +189,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Banned": "smartfallback.simulation.faults",
     "BurstLimit": "smartfallback.simulation.faults",
+    "Caps": "smartfallback.simulation.scenarios.runner",
     "Check": "smartfallback.simulation.scenarios.views",
     "ConfigError": "smartfallback.config",
     "ConfigWarning": "smartfallback.config",
@@ -209,10 +215,12 @@ _LAZY = {
     "QuotaWall": "smartfallback.simulation.faults",
     "Refused": "smartfallback.simulation.faults",
     "ResetConnection": "smartfallback.simulation.faults",
+    "RunHistory": "smartfallback.simulation.scenarios.history",
     "RunState": "smartfallback.simulation.scenarios.views",
     "RunView": "smartfallback.simulation.scenarios.views",
     "ScenarioView": "smartfallback.simulation.scenarios.views",
     "SimulationView": "smartfallback.simulation.scenarios.views",
+    "Simulator": "smartfallback.simulation.scenarios.simulator",
     "SlowFirstToken": "smartfallback.simulation.faults",
     "SqliteStateStore": "smartfallback.state.sqlite",
     "StallBeforeFirstToken": "smartfallback.simulation.faults",
@@ -223,10 +231,14 @@ _LAZY = {
     "Subscription": "smartfallback.engine.bus",
     "TlsFailure": "smartfallback.simulation.faults",
     "ToolMissing": "smartfallback.simulation.faults",
+    "available_scenarios": "smartfallback.simulation.scenarios.loading",
+    "default_history_path": "smartfallback.simulation.scenarios.history",
     "demo": "smartfallback.simulation.demo",
     "load_config": "smartfallback.config",
+    "load_scenarios": "smartfallback.simulation.scenarios.loading",
     "locate_config": "smartfallback.config",
     "playable": "smartfallback.simulation.drills.playable",
+    "rehearsable": "smartfallback.simulation.scenarios.system",
 }
 
 
@@ -254,6 +266,7 @@ __all__ = [
     "Banned",
     "BurstLimit",
     "Capability",
+    "Caps",
     "ChainSpec",
     "ChainView",
     "Check",
@@ -357,6 +370,7 @@ __all__ = [
     "Resume",
     "Role",
     "Rule",
+    "RunHistory",
     "RunState",
     "RunView",
     "ScenarioView",
@@ -366,6 +380,7 @@ __all__ = [
     "SetCircuitMode",
     "SetStrategy",
     "SimulationView",
+    "Simulator",
     "Skip",
     "SkipReason",
     "SlowFirstToken",
@@ -393,9 +408,13 @@ __all__ = [
     "WindowKind",
     "WindowSpec",
     "WindowView",
+    "available_scenarios",
+    "default_history_path",
     "demo",
     "load_config",
+    "load_scenarios",
     "locate_config",
     "playable",
     "redact",
+    "rehearsable",
 ]

@@ -53,19 +53,29 @@ _TO_ADD: Final = {
 _POOLS_OF_CHAIN: Final = 'name them in the order in which they are asked: pools = ["NAME", …]'
 
 
-def explain(error: ValidationError, report: Report) -> None:
-    """Add every error that the schema found to ``report``."""
+def explain(
+    error: ValidationError, report: Report, root: type[BaseModel] = ConfigFile, at: KeyPath = ()
+) -> None:
+    """Add every error that the schema found to ``report``.
+
+    Args:
+        error: What the schema found.
+        report: Takes the mistakes.
+        root: The schema's outermost table.
+        at: Where in the document that table stands.
+    """
     for detail in error.errors(include_url=False):
-        _explain_one(detail, report)
+        _explain_one(detail, report, root, at)
 
 
-def _explain_one(detail: ErrorDetails, report: Report) -> None:
-    path: KeyPath = detail["loc"]
+def _explain_one(detail: ErrorDetails, report: Report, root: type[BaseModel], at: KeyPath) -> None:
+    inside: KeyPath = detail["loc"]
+    path = (*at, *inside)
     kind = detail["type"]
     context = detail.get("ctx", {})
     last = path[-1] if path else ""
     if kind == "extra_forbidden":
-        names = list(_keys_at(path[:-1]))
+        names = list(_keys_at(inside[:-1], root))
         report.mistake(
             path, "unknown key", found="", allowed=", ".join(names), suggestion=nearest(str(last), names)
         )
@@ -122,9 +132,9 @@ def _kind_of(value: object) -> str:
     return "a table" if isinstance(value, dict) else "a date or time"
 
 
-def _keys_at(path: KeyPath) -> Iterator[str]:
-    """The keys that the schema knows in the table at ``path``."""
-    annotation: object = ConfigFile
+def _keys_at(path: KeyPath, root: type[BaseModel]) -> Iterator[str]:
+    """The keys that ``root`` knows in the table at ``path``."""
+    annotation: object = root
     for part in path:
         annotation = _inside(_plain(annotation), part)
     annotation = _plain(annotation)

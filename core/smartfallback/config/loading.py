@@ -61,8 +61,8 @@ def load_config(path: Path, *, environ: Mapping[str, str] | None = None) -> Load
     Raises:
         ConfigError: The file can't be used; the error carries every mistake in it.
     """
-    text = _read(path)
-    document = _parse(path, text)
+    text = read_text(path)
+    document = parse_toml(path, text)
     report = Report(path, document, Locations(text))
 
     # pydantic is loaded here because only those pay for it who have a configuration.
@@ -96,7 +96,13 @@ def load_config(path: Path, *, environ: Mapping[str, str] | None = None) -> Load
     )
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path, *, start_over: str = _START_OVER) -> str:
+    """The text of a file that can be one written by hand; ``start_over`` is what to do without one.
+
+    Raises:
+        ConfigError: It can't be.
+    """
+
     def refuse(problem: str, suggestion: str = "", line: int | None = None) -> ConfigError:
         return ConfigError(path, [Mistake(path, line, "", problem, suggestion=suggestion)])
 
@@ -114,7 +120,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise refuse("does not exist", _START_OVER) from None
+        raise refuse("does not exist", start_over) from None
     except PermissionError:
         raise refuse("may not be read", "make it readable for the user that starts this") from None
     except (OSError, ValueError) as error:
@@ -129,11 +135,16 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise refuse("is not UTF-8", "save it as UTF-8", data.count(b"\n", 0, error.start) + 1) from None
     if not text.strip():
-        raise refuse("is empty", _START_OVER)
+        raise refuse("is empty", start_over)
     return text
 
 
-def _parse(path: Path, text: str) -> dict[str, object]:
+def parse_toml(path: Path, text: str) -> dict[str, object]:
+    """The document in ``text``.
+
+    Raises:
+        ConfigError: It is no TOML; with the place.
+    """
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -370,6 +370,13 @@ class Orchestrator:
         """End a subscription."""
         self._bus.unsubscribe(subscription)
 
+    def tell_notice(self, pool: str, message: str) -> None:
+        """Tell subscribers what the adapter of a pool has to say, such as a restarted child process.
+
+        Adapters of an own ``provider_factory`` can be given this to speak by.
+        """
+        self._bus.publish(ProviderNotice(self._bus.next_seq(), self._clock.time(), pool, message))
+
     def preload_usage(self, used: Mapping[str, float]) -> None:
         """Set what accounts have used of their first quota window, before traffic starts.
 
@@ -391,10 +398,7 @@ class Orchestrator:
     def _built_in_provider(self, pool: PoolSpec, clock: Clock) -> Provider:
         from smartfallback.providers.registry import build_provider
 
-        def on_notice(message: str) -> None:
-            self._bus.publish(ProviderNotice(self._bus.next_seq(), clock.time(), pool.name, message))
-
-        return build_provider(pool, clock, on_notice)
+        return build_provider(pool, clock, lambda message: self.tell_notice(pool.name, message))
 
     def _shares(self, pool: str) -> list[float | None]:
         at = self._clock.time()

@@ -33,6 +33,7 @@ class Origin(StrEnum):
     API = "api"
     CHAT = "chat"
     TRAFFIC = "traffic"
+    REHEARSAL = "rehearsal"
 
 
 @dataclass(frozen=True, slots=True)

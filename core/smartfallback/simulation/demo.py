@@ -37,6 +37,8 @@ from smartfallback.simulation.weather import Incident, Weather
 
 if TYPE_CHECKING:
     from smartfallback.engine.orchestrator import Orchestrator
+    from smartfallback.simulation.drills.injector import Injector
+    from smartfallback.simulation.scenarios.simulator import Simulator
 
 ANTIGRAVITY: Final = "antigravity"
 COPILOT: Final = "copilot"
@@ -88,6 +90,9 @@ _HEDGE_AFTER_S: Final = 2.5
 _CACHE_S: Final = 900.0
 _QUEUE_S: Final = 300.0
 
+_CALM_S: Final = 8.0
+"""How long the last background requests may take before a scenario begins all the same."""
+
 CHAIN_SHARES: Final = MappingProxyType({"default": 0.8, "fast": 0.2})
 """How the background traffic is spread over the chains."""
 
@@ -110,10 +115,16 @@ class Demo:
     lab: Lab
     traffic: Traffic
     weather: Weather
+    injector: Injector
+    simulator: Simulator
 
 
-def demo_upstreams() -> tuple[Upstream, ...]:
-    """The simulated APIs, with fresh random keys and the usage that they begin with."""
+def demo_upstreams(pace: float = 1.0) -> tuple[Upstream, ...]:
+    """The simulated APIs, with fresh random keys and the usage that they begin with.
+
+    Args:
+        pace: So many times as fast as usual they answer.
+    """
     return (
         Upstream(
             GEMINI_API,
@@ -127,7 +138,7 @@ def demo_upstreams() -> tuple[Upstream, ...]:
                 )
                 for name, limit in _TOKENS_A_WEEK.items()
             ),
-            latency=Latency(first_token_s=0.45, spread=0.4, tokens_per_s=55.0),
+            latency=Latency(first_token_s=0.45 / pace, spread=0.4, tokens_per_s=55.0 * pace),
         ),
         Upstream(
             COPILOT,
@@ -141,7 +152,7 @@ def demo_upstreams() -> tuple[Upstream, ...]:
                 )
                 for name, limit in _REQUESTS_A_MONTH.items()
             ),
-            latency=Latency(first_token_s=0.7, spread=0.35, tokens_per_s=70.0),
+            latency=Latency(first_token_s=0.7 / pace, spread=0.35, tokens_per_s=70.0 * pace),
         ),
         Upstream(
             OPENCODE,
@@ -155,7 +166,7 @@ def demo_upstreams() -> tuple[Upstream, ...]:
                     ),
                 ),
             ),
-            latency=Latency(first_token_s=1.1, spread=0.3, tokens_per_s=40.0),
+            latency=Latency(first_token_s=1.1 / pace, spread=0.3, tokens_per_s=40.0 * pace),
         ),
     )
 
@@ -229,6 +240,8 @@ async def demo(
     rng: Random | None = None,
     rate_per_s: float = 3.0,
     weather: bool = True,
+    traffic: bool = True,
+    pace: float = 1.0,
 ) -> AsyncGenerator[Demo, None]:
     """Run the demo on this event loop while the block lasts.
 
@@ -239,12 +252,16 @@ async def demo(
         rng: Randomness of everything in the demo.
         rate_per_s: Mean number of background requests a second.
         weather: Whether incidents happen; they can be switched on later too.
+        traffic: Whether background requests are sent; they can be resumed later too.
+        pace: So many times as fast as usual the simulated upstreams answer.
 
     Raises:
         OSError: No free port on loopback, or neither the cache nor the temporary folder can be written.
     """
     # The engine loads every adapter's dependencies; whoever only composes a spec needs none of them.
-    from smartfallback.engine.orchestrator import Orchestrator
+    from smartfallback.simulation.scenarios.loading import available_scenarios
+    from smartfallback.simulation.scenarios.simulator import Simulator
+    from smartfallback.simulation.scenarios.system import rehearsable
 
     clock = clock or SystemClock()
     rng = rng or Random()
@@ -253,21 +270,50 @@ async def demo(
         stack.enter_context(files)
         own = model_path is not None
         demo_model = None if own else await asyncio.to_thread(_demo_model, files)
-        lab = await stack.enter_async_context(Lab(clock, Random(rng.random()), demo_upstreams()))
+        lab = await stack.enter_async_context(Lab(clock, Random(rng.random()), demo_upstreams(pace)))
         bin_folder = Path(files.enter_context(TemporaryDirectory(prefix="smartfallback-")))
         tool = install_copilot(bin_folder, lab.base_url(COPILOT), default_model=COPILOT_MODEL)
         spec = demo_spec(lab, model_path, demo_model=demo_model, copilot_tool=tool)
-        orchestrator = await stack.enter_async_context(
-            Orchestrator(spec, clock=clock, rng=Random(rng.random()))
-        )
+        engine, injector = rehearsable(spec, clock=clock, rng=Random(rng.random()))
+        orchestrator = await stack.enter_async_context(engine)
         orchestrator.preload_usage(INITIAL_USAGE)
         skies = Weather(lab, Random(rng.random()), INCIDENTS)
         if not weather:
             skies.switch_off()
         await stack.enter_async_context(skies)
-        traffic = Traffic(orchestrator, clock, Random(rng.random()), rate_per_s, chains=dict(CHAIN_SHARES))
-        await stack.enter_async_context(traffic)
-        yield Demo(orchestrator, lab, traffic, skies)
+        background = Traffic(orchestrator, clock, Random(rng.random()), rate_per_s, chains=dict(CHAIN_SHARES))
+        if not traffic:
+            background.pause()
+        await stack.enter_async_context(background)
+        own_scenarios = await asyncio.to_thread(available_scenarios)
+        simulator = Simulator(
+            orchestrator,
+            injector,
+            clock,
+            Random(rng.random()),
+            scenarios=own_scenarios.scenarios,
+            confirm=False,
+            mistakes=own_scenarios.mistakes,
+            quiet=lambda: _quiet(background, skies),
+        )
+        stack.push_async_callback(simulator.aclose)
+        yield Demo(orchestrator, lab, background, skies, injector, simulator)
+
+
+@asynccontextmanager
+async def _quiet(traffic: Traffic, weather: Weather) -> AsyncGenerator[None, None]:
+    """No background traffic and no weather; what was on before goes on afterwards."""
+    sends, blows = not traffic.paused, weather.on
+    traffic.pause()
+    weather.switch_off()
+    try:
+        await traffic.calm(_CALM_S)
+        yield
+    finally:
+        if sends:
+            traffic.resume()
+        if blows:
+            weather.switch_on()
 
 
 def _accounts(upstream: Upstream) -> tuple[AccountSpec, ...]:

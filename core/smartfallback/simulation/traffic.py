@@ -155,6 +155,11 @@ class Traffic:
         """How many requests are running."""
         return len(self._requests)
 
+    async def calm(self, most_s: float) -> None:
+        """Wait until what is running now has ended, but no longer than this."""
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=most_s)
+
     def next_request(self) -> Request:
         """Draw one request of the mix."""
         rng = self._rng
