@@ -14,13 +14,14 @@ class AnswerText:
 
     Attributes:
         characters: How many characters the caller has got.
+        whole: It has not broken off, so that every piece is new text.
         seams: Where the answer broke off and went on.
 
     Args:
         keep: Keep the text; without it only its length is known.
     """
 
-    __slots__ = ("_blocks", "_broken", "_keep", "_overlap", "_pieces", "characters", "seams")
+    __slots__ = ("_blocks", "_broken", "_keep", "_overlap", "_pieces", "characters", "seams", "whole")
 
     def __init__(self, *, keep: bool) -> None:
         self._keep = keep
@@ -29,6 +30,7 @@ class AnswerText:
         self._overlap: OverlapRemover | None = None
         self._broken: tuple[str, str] | None = None
         self.characters = 0
+        self.whole = True
         self.seams: list[Seam] = []
 
     def __str__(self) -> str:
@@ -43,6 +45,7 @@ class AnswerText:
         """The answer of ``account`` has broken off; what is added from now on continues it."""
         if self._broken is None:
             self._broken = (account, cause)
+        self.whole = False
         self._overlap = OverlapRemover(str(self))
 
     def take(self, text: str, account: str) -> tuple[Seam | None, str]:
@@ -56,9 +59,9 @@ class AnswerText:
         """
         overlap = self._overlap
         if overlap is None:
-            return None, self._add(text)
+            return None, self.add(text)
         new = overlap.feed(text)
-        return (self._sew(account, overlap), self._add(new)) if new else (None, "")
+        return (self._sew(account, overlap), self.add(new)) if new else (None, "")
 
     def end(self, account: str) -> tuple[Seam | None, str]:
         """Add what is still held back for its likeness to the text before; see :meth:`take`."""
@@ -66,7 +69,7 @@ class AnswerText:
         if overlap is None:
             return None, ""
         new = overlap.end()
-        return self._sew(account, overlap), self._add(new)
+        return self._sew(account, overlap), self.add(new)
 
     def _sew(self, account: str, overlap: OverlapRemover) -> Seam | None:
         if self._broken is None:
@@ -77,7 +80,8 @@ class AnswerText:
         self.seams.append(seam)
         return seam
 
-    def _add(self, text: str) -> str:
+    def add(self, text: str) -> str:
+        """Add the next piece of an answer that has not broken off; returns it."""
         self.characters += len(text)
         if self._keep and text:
             pieces = self._pieces

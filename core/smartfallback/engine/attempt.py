@@ -153,7 +153,7 @@ class Attempt:
 
     async def aclose(self) -> None:
         """End the upstream call; bounded, and safe after any error or cancellation."""
-        self._watch.close()
+        self._watch.end()
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait((self._reading,), timeout=CLOSE_LIMIT_S)

@@ -16,7 +16,7 @@ from smartfallback.engine.services import Services
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.walk import Walk
 from smartfallback.model.decisions import SkipReason, Tier
-from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError
+from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep
 from smartfallback.policy.recovery import RULES, Recovery, SwitchScope, next_step
 
 _NOT_THE_MODEL = frozenset(
@@ -31,6 +31,14 @@ _NOT_THE_MODEL = frozenset(
     }
 )
 """Failures that have a rest of their own, or say nothing about the model of the account."""
+
+
+class UnservedError(Exception):
+    """Nobody can serve the request, for the reason in ``failure``."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class Ended(Protocol):
@@ -63,7 +71,6 @@ class Candidates:
         walk: The request's way so far.
         services: What all requests share.
         deadline: The request's deadline, in the time of ``now``.
-        error: Makes the error with which the request ends.
         now: The time of waits and deadlines: the loop's.
 
     Attributes:
@@ -77,12 +84,10 @@ class Candidates:
         walk: Walk,
         services: Services,
         deadline: float,
-        error: Callable[[Failure], RequestError],
         now: Callable[[], float],
     ) -> None:
         self._walk = walk
         self._services = services
-        self._error = error
         self._now = now
         self._retries_done = 0
         self._leaves_pool = False
@@ -94,14 +99,14 @@ class Candidates:
         """The next candidate; waits while all that could serve are busy.
 
         Raises:
-            RequestError: No account can serve the request.
+            UnservedError: No account can serve the request.
         """
         services, walk = self._services, self._walk
         while True:
             if self.closing.is_set():
-                raise self._error(CLOSED)
+                raise UnservedError(CLOSED)
             if self._now() >= self.deadline:
-                raise self._error(self.last_failure or DEADLINE_PASSED)
+                raise UnservedError(self.last_failure or DEADLINE_PASSED)
             grant = None if len(services.capacity) else services.planner.choose(walk)
             if grant is None and (len(services.capacity) or services.planner.has_busy(walk)):
                 grant = await self._wait_in_line()
@@ -110,7 +115,7 @@ class Candidates:
             if self.closing.is_set() or self._now() >= self.deadline:
                 continue
             if not self.ask_for_less():
-                raise self._error(self.last_failure or nobody_can_serve(walk))
+                raise UnservedError(self.last_failure or nobody_can_serve(walk))
 
     def again(self, deadline: float) -> None:
         """The request begins anew after a time in the queue."""
@@ -197,16 +202,16 @@ class Candidates:
         """Wait if the recovery says so, then the candidate for the next attempt.
 
         Raises:
-            RequestError: The recovery is to fail, or nobody is left.
+            UnservedError: The recovery is to fail, or nobody is left.
         """
         if recovery.step is NextStep.FAIL:
-            raise self._error(self.last_failure or nobody_can_serve(self._walk))
+            raise UnservedError(self.last_failure or nobody_can_serve(self._walk))
         if recovery.wait_s > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(recovery.wait_s):
                     await self.closing.wait()
         if self._now() >= self.deadline:
-            raise self._error(self.last_failure or nobody_can_serve(self._walk))
+            raise UnservedError(self.last_failure or nobody_can_serve(self._walk))
         again = self.follow(grant, recovery)
         return again or await self._place_again(grant, recovery) or await self.first()
 

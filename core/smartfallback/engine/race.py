@@ -10,31 +10,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from smartfallback.engine.attempt import Attempt, Diverted, Stopped
 from smartfallback.model.outcomes import ErrorCategory, Failure, ProviderError
 from smartfallback.providers.base import Chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """The attempt brought ``chunk``, the first with content."""
 
     attempt: Attempt
     chunk: Chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """The attempt ended before its answer began."""
 
     attempt: Attempt
     error: ProviderError | Diverted | Stopped
 
 
-@dataclass(frozen=True, slots=True)
-class HedgeDue:
+class HedgeDue(NamedTuple):
     """The attempt has been silent for so long that a second candidate may be asked."""
 
     attempt: Attempt

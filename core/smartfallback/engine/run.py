@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from smartfallback.engine.announcer import Announcer
 from smartfallback.engine.answer_text import AnswerText
 from smartfallback.engine.attempt import Attempt, Diverted, Stopped
-from smartfallback.engine.candidates import Candidates
+from smartfallback.engine.candidates import Candidates, UnservedError
 from smartfallback.engine.degradation import cached_answer, degradations, with_seams
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.race import Ended, HedgeDue, Race
@@ -78,11 +78,10 @@ class Run:
         self._goes_on = on_break is OnBreak.CONTINUE and request.keep_text
         self._announce = Announcer(request_id, request.origin, chain.name, services.bus, services.clock)
         self._walk = Walk(request, chain, self._timeout_s, pinned)
-        self._tries = Tries(self._walk, services, self._announce, self._has_alternative)
-        self._candidates = Candidates(
-            self._walk, services, self._started + self._timeout_s, self._error, self._loop.time
-        )
-        self._stay = Stay(request_id, self._walk, services, self._announce, restored)
+        self._tries = Tries(self._walk, services, self._announce)
+        deadline = self._started + self._timeout_s
+        self._candidates = Candidates(self._walk, services, deadline, self._loop.time)
+        self._stay: Stay | None = None
         self._restored = restored
         self._text = AnswerText(keep=request.keep_text)
         self._degradations: tuple[Degradation, ...] = ()
@@ -109,11 +108,11 @@ class Run:
         Raises:
             RequestError: Nobody could answer, or the answer broke off.
         """
-        self._phase: Phase = self._look
+        self._phase: Phase | None = self._look
         try:
             if self._restored is not None:
                 yield self._queued(self._restored.failure)
-            while not self._ended:
+            while self._phase is not None:
                 for event in await self._phase():
                     yield event
         except RequestError as error:
@@ -124,7 +123,8 @@ class Run:
             await close_all(stopped)
             raise
         finally:
-            self._stay.over()
+            if self._stay is not None:
+                self._stay.over()
             try:
                 if not self._ended:
                     # The caller went away, or the generator was closed before its end.
@@ -134,6 +134,8 @@ class Run:
             finally:
                 if self._closing is not None:
                     await asyncio.wait((self._closing,))  # the closing of an attempt is bounded
+                # What refers back to the run would leave a cycle for the garbage collector each time.
+                self._phase = self._race = self._attempt = None
                 self.stopped.set()
 
     # -- phases -----------------------------------------------------------------------------
@@ -141,21 +143,22 @@ class Run:
     async def _look(self) -> Sequence[Event]:
         """Find the next candidate and ask it; when there is none, take what else there is."""
         failed, self._failed = self._failed, None
+        candidates = self._candidates
         try:
-            candidates = self._candidates
             grant = await (candidates.first() if failed is None else candidates.recover(*failed))
-        except RequestError as error:
-            resort = self._resort(error.failure)
+        except UnservedError as error:
+            failure = candidates.last_failure = error.failure
+            resort = self._resort(failure)
             if resort is NextStep.CACHE:
                 return self._answer_from_cache()
             if resort is NextStep.QUEUE:
-                return (self._queued(error.failure),)
-            raise
+                return (self._queued(failure),)
+            raise self._error(failure) from None
         return self._ask(grant)
 
     async def _wait_for_replay(self) -> Sequence[Event]:
         """Wait in the queue until there is somebody to ask."""
-        replay = await self._stay.end()
+        replay = await self._waiting().end()
         if replay is None:
             failure = self._candidates.last_failure
             raise self._error(CLOSED if self._candidates.closing.is_set() or failure is None else failure)
@@ -175,7 +178,8 @@ class Run:
             return (await self._attempt_ended(happened),)
         attempt = self._attempt = happened.attempt
         self._tries.answers(attempt)
-        self._stay.answered()
+        if self._stay is not None:
+            self._stay.answered()
         if self._first_token_s is None:
             self._first_token_s = self._elapsed()
         events = self._end_others(attempt)
@@ -183,22 +187,38 @@ class Run:
         self._phase = self._read
         self._finish_reason = None
         try:
-            return events + self._deliver(happened.chunk)
-        except ProviderError as error:
-            return [*events, await self._broke_off(attempt, error.failure)]
+            events += self._deliver(happened.chunk)
+        except RestartedError:
+            events.append(await self._broke_off(attempt, _restarted()))
+        return events
 
     async def _read(self) -> Sequence[Event]:
         """Hand on the next piece of the answer, or end the request after the last one."""
         attempt = self._current()
+        finished = self._finish_reason is not None
+        chunk: Chunk | None = None
         try:
-            chunk = await self._next_chunk(attempt)
-            if chunk is not None:
-                return self._deliver(chunk)
-            rest = self._sewn(*self._text.end(attempt.grant.account.id))
+            chunk = await attempt.next(finished=finished)
+            if chunk is None and not finished:
+                raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the stream was cut off"))
+        except ProviderError as error:
+            # What goes wrong after the final chunk costs nothing any more.
+            if not finished:
+                return (await self._broke_off(attempt, error.failure),)
+        except Stopped:
+            raise self._error(CLOSED) from None
+        try:
+            return await self._complete(attempt) if chunk is None else self._deliver(chunk)
         except RestartedError:
             return (await self._broke_off(attempt, _restarted()),)
-        except ProviderError as error:
-            return (await self._broke_off(attempt, error.failure),)
+
+    async def _complete(self, attempt: Attempt) -> Sequence[Event]:
+        """End the request with the answer that is there.
+
+        Raises:
+            RestartedError: It does not continue what it was to continue.
+        """
+        rest = self._sewn(*self._text.end(attempt.grant.account.id))
         self._tries.succeeded(attempt)
         finished = self._finish(self._reply(attempt))
         await attempt.aclose()
@@ -236,7 +256,7 @@ class Run:
             RequestError: It takes no more.
         """
         self._candidates.last_failure = failure
-        entered = self._stay.enter(failure, asked=bool(self._tries.begun))
+        entered = self._waiting().enter(failure, asked=bool(self._tries.begun))
         if isinstance(entered, Failure):
             raise self._error(entered)
         self._phase = self._wait_for_replay
@@ -253,7 +273,7 @@ class Run:
         passing = is_passing(failure) or (
             failure.category is ErrorCategory.AUTHENTICATION and any(map(is_passing, others))
         )
-        return NextStep.QUEUE if passing and self._stay.possible else NextStep.FAIL
+        return NextStep.QUEUE if passing and self._waiting().possible else NextStep.FAIL
 
     # -- failing ----------------------------------------------------------------------------
 
@@ -321,39 +341,21 @@ class Run:
 
     # -- the answer -------------------------------------------------------------------------
 
-    async def _next_chunk(self, attempt: Attempt) -> Chunk | None:
-        """The next piece of an answer that has begun, None after its last.
-
-        Raises:
-            ProviderError: The answer broke off.
-            RequestError: The orchestrator closes.
-        """
-        finished = self._finish_reason is not None
-        try:
-            chunk = await attempt.next(finished=finished)
-        except ProviderError:
-            if finished:
-                return None
-            raise
-        except Stopped:
-            raise self._error(CLOSED) from None
-        if chunk is None and not finished:
-            raise ProviderError(Failure(ErrorCategory.MALFORMED_RESPONSE, "the stream was cut off"))
-        return chunk
-
-    def _deliver(self, chunk: Chunk) -> list[Event]:
+    def _deliver(self, chunk: Chunk) -> Sequence[Event]:
         """What the caller gets of ``chunk``.
 
         Raises:
-            ProviderError: It does not continue what it was to continue.
+            RestartedError: It does not continue what it was to continue.
         """
-        self._finish_reason = self._finish_reason or chunk.finish_reason
-        if not chunk.text:
-            return []
-        try:
-            return self._sewn(*self._text.take(chunk.text, self._current().grant.account.id))
-        except RestartedError:
-            raise ProviderError(_restarted()) from None
+        if chunk.finish_reason is not None and self._finish_reason is None:
+            self._finish_reason = chunk.finish_reason
+        text = chunk.text
+        if not text:
+            return ()
+        if self._text.whole:  # as nearly every piece of every answer
+            self._text.add(text)
+            return (self._announce.delta(text),)
+        return self._sewn(*self._text.take(text, self._current().grant.account.id))
 
     def _sewn(self, seam: Seam | None, text: str) -> list[Event]:
         events: list[Event] = [] if seam is None else [self._announce.resumed(seam)]
@@ -388,11 +390,12 @@ class Run:
             cost=self._tries.cost,
             degradations=with_seams(self._degradations, seams),
             seams=seams,
-            queued_s=self._stay.waited_s,
+            queued_s=self._queued_s(),
         )
 
     def _finish(self, reply: Reply) -> Event:
         self._ended = True
+        self._phase = None
         if self._chain.spec.cache_s is not None and reply.cached_age_s is None:
             self._services.cache.put(self._request, reply, self._services.clock.monotonic())
         return self._announce.finished(reply)
@@ -409,19 +412,25 @@ class Run:
         if found is None:
             raise RuntimeError("an answer has left the cache within one step of the loop")
         records = tuple(self._tries.records)
-        reply = cached_answer(*found, self._request_id, records, self._elapsed(), self._stay.waited_s)
+        reply = cached_answer(*found, self._request_id, records, self._elapsed(), self._queued_s())
         events: list[Event] = [self._announce.degraded(entry) for entry in reply.degradations]
         return [*events, *self._sewn(*self._text.take(reply.text, reply.account)), self._finish(reply)]
 
     # -- the rest ---------------------------------------------------------------------------
 
+    def _waiting(self) -> Stay:
+        """The request's time in the queue, which few have."""
+        if self._stay is None:
+            self._stay = Stay(self._request_id, self._walk, self._services, self._announce, self._restored)
+        return self._stay
+
+    def _queued_s(self) -> float:
+        return 0.0 if self._stay is None else self._stay.waited_s
+
     def _current(self) -> Attempt:
         if self._attempt is None:
             raise RuntimeError("no attempt has answered")
         return self._attempt
-
-    def _has_alternative(self) -> bool:
-        return len(self._tries.running) > 1 or self._services.planner.alternative(self._walk) is not None
 
     def _elapsed(self) -> float:
         return self._loop.time() - self._started

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import NamedTuple
 
 from smartfallback.engine.announcer import Announcer
@@ -23,6 +22,9 @@ MOST_RECORDS = 200
 """A request that waits in the queue through a long outage keeps its latest attempts."""
 LEAST_FIRST_TOKEN_S = 0.5
 """Less time is no try at all."""
+
+
+_NO_USAGE = Usage()
 
 
 class _Limits(NamedTuple):
@@ -47,19 +49,16 @@ class Tries:
         cost: Their price in US dollars, None while no pool with a price took part.
     """
 
-    def __init__(
-        self, walk: Walk, services: Services, announce: Announcer, has_alternative: Callable[[], bool]
-    ) -> None:
+    def __init__(self, walk: Walk, services: Services, announce: Announcer) -> None:
         self._walk = walk
         self._services = services
         self._announce = announce
-        self._has_alternative = has_alternative
         self._loop = asyncio.get_running_loop()
         self._asked: dict[ProviderRuntime, float] = {}
         self.running: list[Attempt] = []
         self.records: list[AttemptRecord] = []
         self.begun = 0
-        self.usage = Usage()
+        self.usage = _NO_USAGE
         self.cost: float | None = None
 
     def begin(self, grant: Grant, deadline: float, *, hedge: bool = False) -> AttemptStarted:
@@ -107,6 +106,10 @@ class Tries:
         """Whether the provider had its time with this request, and others are to be asked."""
         return self._since(provider) >= FAILOVER_S - LEAST_FIRST_TOKEN_S
 
+    def _has_alternative(self) -> bool:
+        """Whether somebody else could answer what an attempt is silent about."""
+        return len(self.running) > 1 or self._services.planner.alternative(self._walk) is not None
+
     def _since(self, asked: ProviderRuntime) -> float:
         now = self._loop.time()
         return now - self._asked.get(asked, now)
@@ -120,7 +123,8 @@ class Tries:
         now = self._loop.time()
         provider = grant.pool.provider
         first_time = provider not in self._asked
-        self._asked.setdefault(provider, now)
+        if first_time:
+            self._asked[provider] = now
         most_s = grant.pool.spec.timeouts.first_token_s
         patience = self._patience(grant)
         if not self._walk.request.stream:
@@ -130,7 +134,7 @@ class Tries:
             return _Limits(limit_s, limit_s)
         if patience is None:
             return _Limits(most_s, most_s)
-        left = max(LEAST_FIRST_TOKEN_S, FAILOVER_S - self._since(provider))
+        left = FAILOVER_S if first_time else max(LEAST_FIRST_TOKEN_S, FAILOVER_S - self._since(provider))
         if (
             first_time
             or left >= patience.silent_s
@@ -210,11 +214,7 @@ class Tries:
 
     def _add_up(self, grant: Grant, usage: Usage) -> None:
         before = self.usage
-        self.usage = Usage(
-            before.input_tokens + usage.input_tokens,
-            before.output_tokens + usage.output_tokens,
-            before.estimated or usage.estimated,
-        )
+        self.usage = usage if before is _NO_USAGE else before.plus(usage)
         price = grant.pool.spec.price
         if price is not None:
             spent = (usage.input_tokens * price.input + usage.output_tokens * price.output) / 1e6

@@ -77,6 +77,11 @@ class Watch:
             self._timer.cancel()
             self._timer = None
 
+    def end(self) -> None:
+        """Stop the timer for good, and let go of whoever was to be called."""
+        self.close()
+        self._on_due = _never
+
     def _ring(self) -> None:
         self._timer = None
         if self._task is None:
@@ -89,3 +94,7 @@ class Watch:
                 return
             self._due = due = later
         self._timer = self._loop.call_at(due, self._ring)
+
+
+def _never() -> float | None:
+    return None

@@ -56,6 +56,14 @@ class Usage(NamedTuple):
         """Input and output together, which is what token quotas count."""
         return self.input_tokens + self.output_tokens
 
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.estimated or other.estimated,
+        )
+
 
 class OnBreak(StrEnum):
     """What follows when an answer breaks off after its first token."""

@@ -16,7 +16,7 @@ from smartfallback.engine.refusals import DEADLINE_PASSED, nobody_can_serve
 from smartfallback.engine.roster import ProviderRuntime
 from smartfallback.engine.settlement import Received
 from smartfallback.engine.walk import CHARACTERS_A_TOKEN, Walk
-from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, RequestError, TimeoutPhase
+from smartfallback.model.outcomes import ErrorCategory, Failure, NextStep, TimeoutPhase
 from smartfallback.model.requests import Request
 from smartfallback.policy.recovery import FAILOVER_S, Recovery
 from smartfallback.simulation.policy_world.tries import Try
@@ -50,7 +50,7 @@ class Asking:
         self.walk = Walk(request, chain, timeout_s, pinned)
         clock = world.clock
         self._deadline = clock.now + timeout_s
-        self._candidates = Candidates(self.walk, world.services, self._deadline, self._error, clock.monotonic)
+        self._candidates = Candidates(self.walk, world.services, self._deadline, clock.monotonic)
         self._asked: dict[ProviderRuntime, float] = {}
         self._begun = 0
         self._breaks = 0
@@ -346,9 +346,6 @@ class Asking:
     def _since(self, asked: ProviderRuntime) -> float:
         now = self.world.clock.now
         return now - self._asked.get(asked, now)
-
-    def _error(self, failure: Failure) -> RequestError:
-        return RequestError(f"r{self.number}", failure)
 
 
 def _spent(grant: Grant, received: Received) -> int:
