@@ -18,6 +18,7 @@ class Group(StrEnum):
     ACCOUNTS = "Accounts"
     CIRCUITS = "Circuits"
     QUEUE = "Queue"
+    SIMULATION = "Simulation"
     VIEW = "View"
     CONSOLE = "Console"
 
@@ -33,6 +34,10 @@ class Target(StrEnum):
     POOL = "pool"
     QUEUED = "queued"
     """A request that waits in the queue, by its id."""
+    SCENARIO = "scenario"
+    """A scenario by its name, or an edge case by its number."""
+    FAULTY = "faulty"
+    """An account, a pool or a provider whose calls are to meet a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,11 @@ class Action:
     def needs_target(self) -> bool:
         """Whether it acts on something chosen."""
         return self.target is not Target.NONE
+
+    @property
+    def target_optional(self) -> bool:
+        """Whether its command also makes sense without a target."""
+        return self.usage.startswith("[")
 
     @property
     def key_text(self) -> str:
@@ -225,6 +235,46 @@ ACTIONS: tuple[Action, ...] = (
         asks=True,
     ),
     Action(
+        "simulate",
+        "Run scenario",
+        Group.SIMULATION,
+        "Rehearses an outage on the real code path and judges it step by step; all is as before after it.",
+        verbs=("simulate",),
+        usage="[SCENARIO]",
+        target=Target.SCENARIO,
+        dangerous=True,
+    ),
+    Action(
+        "stop_simulation",
+        "Stop the running scenario",
+        Group.SIMULATION,
+        "Ends it before its verdict; its faults go at once and all is as before.",
+        keys="X",
+        verbs=("stop",),
+        dangerous=True,
+    ),
+    Action(
+        "fault",
+        "Inject fault",
+        Group.SIMULATION,
+        "Lets calls of the chosen account or pool meet a fault for a time. fault stop ends all of them.",
+        keys="b",
+        verbs=("fault",),
+        usage="TARGET [FAULT [NUMBER] [DURATION] [SHARE%]]",
+        footer="Fault",
+        target=Target.FAULTY,
+        dangerous=True,
+    ),
+    Action(
+        "stop_faults",
+        "Stop faults",
+        Group.SIMULATION,
+        "Ends one fault that is in force, or all of them.",
+        keys="B",
+        verbs=("fault-stop",),
+        dangerous=True,
+    ),
+    Action(
         "undo",
         "Undo the last change",
         Group.ACCOUNTS,
@@ -293,6 +343,16 @@ ACTIONS: tuple[Action, ...] = (
         verbs=("recovery",),
         footer="Recovery",
         shown_key="v 5",
+    ),
+    Action(
+        "simulation",
+        "Simulation",
+        Group.VIEW,
+        "Scenarios to rehearse outages with, the run step by step, faults in force, and the history of runs.",
+        keys="w,6",
+        verbs=("simulation",),
+        footer="Simulate",
+        shown_key="w 6",
     ),
     Action(
         "theme",

@@ -1,8 +1,8 @@
 """The boundary between the console's thread and the core's.
 
 The core runs on a thread and event loop of its own, so that a repaint never delays a dispatch and
-a slow dispatch never freezes a key. Four things cross: the latest snapshot (a reference read), new
-events (a bounded drain), commands and chats.
+a slow dispatch never freezes a key. Five things cross: the latest snapshot and with it how rehearsals
+stand (reference reads), new events (a bounded drain), commands, what is asked of the simulator, and chats.
 
 A chat, seen from the user interface::
 
@@ -26,10 +26,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from smartfallback import Command, CommandResult, Event, Request, Snapshot
+    from smartfallback import (
+        Command,
+        CommandResult,
+        Drill,
+        DrillView,
+        Event,
+        Request,
+        RunView,
+        SimulationView,
+        Snapshot,
+    )
+
+T = TypeVar("T")
 
 EVENT_BACKLOG = 5_000
 """Events kept for a console that does not look; older ones are dropped and counted."""
@@ -76,12 +88,45 @@ class Engine(Protocol):
         ...
 
 
+class Simulator(Protocol):
+    """What the console needs of a simulator; all of it on the core's loop."""
+
+    def view(self) -> SimulationView:
+        """How rehearsals stand; cheap."""
+        ...
+
+    def start(self, name: str, *, confirmed: bool = ...) -> RunView:
+        """Start a scenario; ValueError says why not."""
+        ...
+
+    def stop(self) -> bool:
+        """End the scenario that runs, and clean up after it."""
+        ...
+
+    def start_drill(self, drill: Drill) -> DrillView:
+        """Inject a fault; ValueError says why not."""
+        ...
+
+    def stop_drill(self, drill_id: str) -> bool:
+        """End one fault."""
+        ...
+
+    def stop_all_drills(self) -> int:
+        """End all faults that were started by hand."""
+        ...
+
+
 class System(Protocol):
     """A running system: the demo's or the configured one."""
 
     @property
     def orchestrator(self) -> Engine:
         """Its engine."""
+        ...
+
+    @property
+    def simulator(self) -> Simulator | None:
+        """Rehearses outages on it, None where nothing can."""
         ...
 
 
@@ -163,8 +208,16 @@ class Source(Protocol):
         """How often to make a snapshot; None while nobody looks."""
         ...
 
+    def simulation(self) -> SimulationView | None:
+        """How rehearsals stand, None where nothing can be rehearsed."""
+        ...
+
     def execute(self, command: Command) -> Awaitable[CommandResult]:
         """Carry out a command."""
+        ...
+
+    def simulate(self, act: Callable[[Simulator], T]) -> Awaitable[T]:
+        """Ask something of the simulator; its ValueError is passed on."""
         ...
 
     def start_chat(self, request: Request) -> ChatHandle:
@@ -186,9 +239,11 @@ class CoreThread:
         self._state = SourceState.STARTING
         self._failure = ""
         self._snapshot: Snapshot | None = None
+        self._simulation: SimulationView | None = None
         self._interval: float | None = None
         self._subscription: Subscription | None = None
         self._engine: Engine | None = None
+        self._simulator: Simulator | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._wake: asyncio.Event | None = None
@@ -231,6 +286,10 @@ class CoreThread:
         """The newest snapshot, None before the first."""
         return self._snapshot
 
+    def simulation(self) -> SimulationView | None:
+        """How rehearsals stood when the newest snapshot was made, None where nothing can be rehearsed."""
+        return self._simulation
+
     def drain(self) -> tuple[tuple[Event, ...], int]:
         """New events and how many were dropped."""
         return ((), 0) if self._subscription is None else self._subscription.drain()
@@ -252,6 +311,16 @@ class CoreThread:
         """
         return asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(self._execute(command), self._running_loop())
+        )
+
+    def simulate(self, act: Callable[[Simulator], T]) -> Awaitable[T]:
+        """Ask something of the simulator on the core's loop.
+
+        Raises:
+            RuntimeError: The core does not run, or has no simulator.
+        """
+        return asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._simulate(act), self._running_loop())
         )
 
     def start_chat(self, request: Request) -> ChatHandle:
@@ -298,9 +367,9 @@ class CoreThread:
 
     async def _serve(self) -> None:
         async with self._factory() as system:
-            self._engine = system.orchestrator
+            self._engine, self._simulator = system.orchestrator, system.simulator
             self._subscription = self._engine.subscribe(self._backlog)
-            self._snapshot = self._engine.snapshot()
+            self._take(self._engine)
             self._state = SourceState.RUNNING
             try:
                 await self._publish(self._engine)
@@ -316,13 +385,25 @@ class CoreThread:
                     await wake.wait()
                     wake.clear()
             except TimeoutError:
-                self._snapshot = engine.snapshot()
+                self._take(engine)
+
+    def _take(self, engine: Engine) -> None:
+        self._snapshot = engine.snapshot()
+        if self._simulator is not None:
+            self._simulation = self._simulator.view()
 
     async def _execute(self, command: Command) -> CommandResult:
         if self._engine is None:
             raise RuntimeError("the core does not run")
         result = self._engine.execute(command)
-        self._snapshot = self._engine.snapshot()
+        self._take(self._engine)
+        return result
+
+    async def _simulate(self, act: Callable[[Simulator], T]) -> T:
+        if self._engine is None or self._simulator is None:
+            raise RuntimeError("nothing can be rehearsed here")
+        result = act(self._simulator)
+        self._take(self._engine)
         return result
 
     def _begin_chat(self, handle: ChatHandle) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from smartfallback import Strategy
 from smartfallback_console.actions import Action, Target
 from smartfallback_console.circuit_proposals import MODES
+from smartfallback_console.drill_words import BY_NAME, STOP
 from smartfallback_console.formatting import parse_duration
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def parse(line: str, actions: Iterable[Action], names: Iterable[str] = ()) -> In
     if action.target is Target.NONE:
         return Invocation(action, verb, text=rest, confirmed=confirmed)
     target, rest = _split_target(rest, names)
-    if not target:
+    if not target and not action.target_optional:
         raise CommandError(f"{verb} needs a target: {verb} {action.usage}")
     length = None
     if action.id in DURATION_ACTIONS and rest[:1].isdigit():
@@ -83,7 +84,11 @@ def _split_target(text: str, names: Iterable[str]) -> tuple[str, str]:
 
 
 def complete(
-    line: str, actions: Iterable[Action], snapshot: Snapshot | None, themes: Iterable[str] = ()
+    line: str,
+    actions: Iterable[Action],
+    snapshot: Snapshot | None,
+    themes: Iterable[str] = (),
+    scenarios: Iterable[str] = (),
 ) -> str | None:
     """The line with its last word completed, None when nothing fits."""
     actions = tuple(actions)
@@ -96,7 +101,9 @@ def complete(
     action = next((action for action in actions if head.removesuffix("!") in action.verbs), None)
     if action is None:
         return None
-    words = _candidates(action, rest, snapshot, themes)
+    words = (
+        list(scenarios) if action.target is Target.SCENARIO else _candidates(action, rest, snapshot, themes)
+    )
     found = next((word for word in words if word.startswith(rest) and word != rest), None)
     return None if found is None else f"{head} {found}"
 
@@ -120,6 +127,11 @@ def _candidates(action: Action, rest: str, snapshot: Snapshot | None, themes: It
         target, space, _ = rest.partition(" ")
         if space:
             return [f"{target} {word}" for word in MODES]
+    if action.target is Target.FAULTY:
+        target, _ = _split_target(rest, names_of(snapshot))
+        if rest.startswith(f"{target} "):
+            return [f"{target} {name}" for name in BY_NAME]
+        return [*accounts, *pools, *providers, STOP]
     return {
         Target.ACCOUNT: accounts,
         Target.PROVIDER: providers,

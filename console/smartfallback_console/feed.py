@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from smartfallback_console.bridge import EVENT_BACKLOG, Source, SourceState
 
 if TYPE_CHECKING:
-    from smartfallback import Event, Snapshot
+    from smartfallback import Event, SimulationView, Snapshot
 
 INTERVAL_S = 0.5
 """Countdowns run smoothly, and a terminal at the end of a slow line still keeps up."""
@@ -36,6 +36,8 @@ class Tick:
     paused: bool
     waiting: int
     dropped: int
+    simulation: SimulationView | None = None
+    at: float = 0.0
 
     @property
     def stale(self) -> bool:
@@ -96,4 +98,6 @@ class Feed:
             self.paused,
             len(self._held),
             self._dropped,
+            self._source.simulation(),
+            0.0 if latest is None else latest.at,
         )

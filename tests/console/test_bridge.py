@@ -16,7 +16,7 @@ from smartfallback.model.events import Delta, Event
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
-from smartfallback_console.bridge import CoreThread, SourceState, Subscription
+from smartfallback_console.bridge import CoreThread, Simulator, SourceState, Subscription
 from support import console_data
 
 REQUEST = Request.ask("hello")
@@ -41,6 +41,7 @@ class Core:
     closed: bool = False
     cancelled: bool = False
     unsubscribed: bool = False
+    simulator: Simulator | None = None
 
     @property
     def orchestrator(self) -> Core:

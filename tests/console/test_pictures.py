@@ -9,8 +9,12 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from smartfallback import DrillScope
 from smartfallback_console.app import ConsoleApp
 from smartfallback_console.screens.dashboard import Dashboard
+from support import console_simulation
+from support.console_data import snapshot
+from support.console_simulation import ScriptedSimulator, drill, simulation
 from support.console_source import ScriptedSource
 from support.recovery_data import recovering, stories
 
@@ -98,3 +102,77 @@ def test_a_continued_request(snap_compare: Compare) -> None:
     source = ScriptedSource(recovering(), stories())
     app = ConsoleApp(source, live=False, clock=lambda: 0.0)
     assert snap_compare(app, terminal_size=(120, 40), run_before=still("3", *["up"] * 5, "enter"))
+
+
+RUNS = {
+    "idle": simulation(),
+    "running": simulation(console_simulation.under_way(), drills=(drill("gemini", DrillScope.PROVIDER),)),
+    "passed": simulation(console_simulation.run(run_id="run-9", ago=3.0)),
+    "failed": simulation(console_simulation.failed()),
+}
+"""How a rehearsal can stand."""
+
+
+def rehearsing(state: str, theme: str = "harbour-night") -> ConsoleApp:
+    source = ScriptedSource(simulator=ScriptedSimulator(simulation(RUNS[state].current)))
+    assert source.simulator is not None
+    if state != "idle":
+        source.simulator.now = RUNS["running"]
+    return ConsoleApp(source, theme=theme, live=False, clock=lambda: 0.0)
+
+
+def shown(state: str) -> object:
+    """Open the view while the scenario runs, and look again once it is over."""
+
+    async def run(pilot: Pilot[None]) -> None:
+        await still("w")(pilot)  # type: ignore[operator]  # what snap_compare takes as an object
+        dashboard = next(screen for screen in pilot.app.screen_stack if isinstance(screen, Dashboard))
+        source = dashboard.source
+        assert isinstance(source, ScriptedSource)
+        assert source.simulator is not None
+        source.simulator.now = RUNS[state]
+        source.snapshot = snapshot(version=2)
+        dashboard.look()
+        pilot.app.clear_notifications()
+        await pilot.pause()
+
+    return run
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("state", RUNS)
+def test_simulation(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
+    assert snap_compare(rehearsing(state), terminal_size=size, run_before=shown(state))
+
+
+@pytest.mark.parametrize(
+    ("state", "size"),
+    [("idle", (200, 60)), ("running", (120, 40)), ("passed", (80, 24)), ("failed", (120, 40))],
+)
+def test_simulation_in_the_light(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
+    assert snap_compare(rehearsing(state, "paper"), terminal_size=size, run_before=shown(state))
+
+
+def test_faults_on_the_overview(snap_compare: Compare) -> None:
+    drills = (drill(), drill("copilot", DrillScope.POOL, drill_id="drill-2", left=20.0, limit=True))
+    source = ScriptedSource(simulator=ScriptedSimulator(simulation(drills=drills)))
+    app = ConsoleApp(source, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=still())
+
+
+def test_the_question_before_real_accounts(snap_compare: Compare) -> None:
+    source = ScriptedSource(snapshot(simulated=False), simulator=ScriptedSimulator(simulation(confirm=True)))
+    app = ConsoleApp(source, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=still("w", "enter"))
+
+
+def test_the_particulars_of_a_fault(snap_compare: Compare) -> None:
+    source = ScriptedSource(snapshot(simulated=False), simulator=ScriptedSimulator(simulation(confirm=True)))
+    app = ConsoleApp(source, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=still("b", "enter"))
+
+
+def test_the_faults_there_are(snap_compare: Compare) -> None:
+    source = ScriptedSource(simulator=ScriptedSimulator())
+    app = ConsoleApp(source, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(80, 24), run_before=still("b"))

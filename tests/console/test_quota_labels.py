@@ -32,6 +32,7 @@ class Running:
 
     orchestrator: Orchestrator
     lab: Lab
+    simulator: None = None
 
 
 @dataclass

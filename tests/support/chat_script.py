@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from textual.app import App, ComposeResult
 
@@ -31,15 +32,17 @@ from smartfallback import (
     RequestReplayed,
     RequestRouted,
     Seam,
+    SimulationView,
     Snapshot,
     Usage,
 )
 from smartfallback_console import themes
-from smartfallback_console.bridge import ChatHandle, SourceState
+from smartfallback_console.bridge import ChatHandle, Simulator, SourceState
 from smartfallback_console.chat.pane import ChatPane
 from support.clock import FakeClock
 from support.console_data import NOW, decision, snapshot
 
+T = TypeVar("T")
 USAGE = Usage(812, 230)
 
 
@@ -61,6 +64,12 @@ class ScriptedSource:
 
     def watch(self, interval_s: float | None) -> None:
         pass
+
+    def simulation(self) -> SimulationView | None:
+        return None
+
+    async def simulate(self, act: Callable[[Simulator], T]) -> T:
+        raise RuntimeError("nothing can be rehearsed here")
 
     def execute(self, command: Command) -> Awaitable[CommandResult]:
         done: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
+from smartfallback import SimulationView
 from smartfallback.model.commands import (
     Command,
     CommandResult,
@@ -17,8 +19,11 @@ from smartfallback.model.decisions import AdminState, Skip, SkipReason
 from smartfallback.model.events import Event
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
-from smartfallback_console.bridge import ChatHandle, SourceState
+from smartfallback_console.bridge import ChatHandle, Simulator, SourceState
 from support import console_data
+from support.console_simulation import ScriptedSimulator
+
+T = TypeVar("T")
 
 ADMIN: dict[type[object], tuple[AdminState, SkipReason | None]] = {
     Drain: (AdminState.DRAINED, SkipReason.DRAINED),
@@ -32,8 +37,14 @@ class ScriptedSource:
     """Answers commands by noting them, and admin commands by changing the snapshot too."""
 
     def __init__(
-        self, snapshot: Snapshot | None = None, events: tuple[Event, ...] | None = None, *, ready: bool = True
+        self,
+        snapshot: Snapshot | None = None,
+        events: tuple[Event, ...] | None = None,
+        *,
+        ready: bool = True,
+        simulator: ScriptedSimulator | None = None,
     ) -> None:
+        self.simulator = simulator
         self.state = SourceState.RUNNING if ready else SourceState.STARTING
         self.failure = ""
         self.snapshot = (snapshot or console_data.snapshot()) if ready else None
@@ -53,6 +64,14 @@ class ScriptedSource:
 
     def watch(self, interval_s: float | None) -> None:
         self.interval = interval_s
+
+    def simulation(self) -> SimulationView | None:
+        return self.simulator.view() if self.simulator is not None else None
+
+    async def simulate(self, act: Callable[[Simulator], T]) -> T:
+        if self.simulator is None:
+            raise RuntimeError("nothing can be rehearsed here")
+        return act(self.simulator)
 
     def execute(self, command: Command) -> Awaitable[CommandResult]:
         return self._execute(command)

@@ -18,8 +18,11 @@ from smartfallback_console.dialogs.details import DetailsDialog, entry_dialog
 from smartfallback_console.dialogs.standing import account_lines, pool_lines
 from smartfallback_console.feed import INTERVAL_S, Feed, Tick
 from smartfallback_console.routing import RoutingLog
+from smartfallback_console.runs import ordered
 from smartfallback_console.screens.operations import Operations, Severity
 from smartfallback_console.screens.recovery import OperatorRecoveryScreen, RecoveryScreen
+from smartfallback_console.screens.simulation import OperatorSimulationScreen, SimulationScreen
+from smartfallback_console.screens.view import View
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.footer import KeyBar
 from smartfallback_console.widgets.header import Header
@@ -27,7 +30,7 @@ from smartfallback_console.widgets.metrics import FairnessPanel, LatencyPanel, M
 from smartfallback_console.widgets.pane_layout import PaneArea
 from smartfallback_console.widgets.prompt import Prompt
 from smartfallback_console.widgets.routing_feed import RoutingFeed
-from smartfallback_console.widgets.tabs import PANES, RECOVERY, PaneTabs
+from smartfallback_console.widgets.tabs import PANES, RECOVERY, SIMULATION, PaneTabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,12 +155,13 @@ class Dashboard(Screen[None]):
         if tick.snapshot is not None and tick.snapshot is not self._drawn:
             self._drawn = tick.snapshot
             table = self.query_one(AccountsTable)
-            table.show(tick.snapshot)
+            table.show(tick.snapshot, tick.simulation.drills if tick.simulation is not None else ())
             self.query_one(PaneArea).account_lines = table.line_count() + 2
             self.rename_keys()
         for screen in self.app.screen_stack:
-            if isinstance(screen, DetailsDialog | RecoveryScreen):
+            if isinstance(screen, DetailsDialog | View):
                 screen.look()
+        self.operations.rehearsals.look(tick.simulation)
         self._chart()
 
     def _chart(self) -> None:
@@ -186,17 +190,24 @@ class Dashboard(Screen[None]):
             return []
         accounts = [account.id for pool in snapshot.pools for account in pool.accounts]
         providers = list(dict.fromkeys(pool.provider_id for pool in snapshot.pools))
+        pools = [pool.name for pool in snapshot.pools]
         return {
             Target.ACCOUNT: accounts,
             Target.PROVIDER: providers,
             Target.CIRCUIT: accounts + providers,
-            Target.POOL: [pool.name for pool in snapshot.pools],
+            Target.POOL: pools,
+            Target.SCENARIO: self._scenario_names(),
+            Target.FAULTY: list(dict.fromkeys(accounts + pools + providers)),
             Target.QUEUED: [view.request_id for view in snapshot.queue.requests],
         }.get(action.target, [])
 
     def complete(self, line: str) -> str | None:
         """A command line with its last word completed, None when nothing fits."""
-        return complete(line, self.actions, self.snapshot, self.app.available_themes)
+        return complete(line, self.actions, self.snapshot, self.app.available_themes, self._scenario_names())
+
+    def _scenario_names(self) -> list[str]:
+        view = self.tick.simulation if self.tick is not None else None
+        return [scenario.name for scenario in ordered(view.scenarios)] if view is not None else []
 
     def known_names(self) -> list[str]:
         """Everything that a command may name."""
@@ -236,18 +247,43 @@ class Dashboard(Screen[None]):
         """A click on a pane's name."""
         if event.pane == RECOVERY:
             self.show_recoveries()
+        elif event.pane == SIMULATION:
+            self.show_simulation()
         else:
             self.show_pane(event.pane)
 
     def show_recoveries(self) -> None:
-        """Open the recovery view."""
-        if self.recovery_view is None:
-            self.app.push_screen(RecoveryScreen(self) if self.READ_ONLY else OperatorRecoveryScreen(self))
+        """Open the recovery view, or bring it forward."""
+        kind = RecoveryScreen if self.READ_ONLY else OperatorRecoveryScreen
+        self._bring_forward(self.recovery_view or kind(self))
+
+    def show_simulation(self) -> None:
+        """Open the simulation view, or bring it forward."""
+        kind = SimulationScreen if self.READ_ONLY else OperatorSimulationScreen
+        self._bring_forward(self.simulation_view or kind(self))
+
+    def _bring_forward(self, view: View) -> None:
+        if view not in self.app.screen_stack:
+            self.app.push_screen(view)
+        while self.in_sight and self.app.screen is not view and view.is_attached:
+            self.app.pop_screen()
 
     @property
     def recovery_view(self) -> RecoveryScreen | None:
         """The recovery view, None while it is closed."""
         return next((screen for screen in self.app.screen_stack if isinstance(screen, RecoveryScreen)), None)
+
+    @property
+    def simulation_view(self) -> SimulationScreen | None:
+        """The simulation view, None while it is closed."""
+        return next(
+            (screen for screen in self.app.screen_stack if isinstance(screen, SimulationScreen)), None
+        )
+
+    @property
+    def front(self) -> Screen[None]:
+        """The view in front, or the dashboard itself."""
+        return next((screen for screen in reversed(self.app.screen_stack) if isinstance(screen, View)), self)
 
     def come_forward(self) -> None:
         """Close what stands in front of the panes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from smartfallback_console.proposal import OperatorError, Proposal, Subject, fin
 from smartfallback_console.proposals import propose
 from smartfallback_console.queue_proposals import drop, told
 from smartfallback_console.screens.help import HelpScreen
+from smartfallback_console.screens.rehearse import Rehearsals
 from smartfallback_console.widgets.accounts import AccountsTable, SortKey
 from smartfallback_console.widgets.pane_layout import PaneArea
 from smartfallback_console.widgets.prompt import Prompt
@@ -56,6 +58,8 @@ INHERITED = (
 """Actions that every scrolling or editing widget has and nobody needs to be told of."""
 
 Severity = Literal["information", "warning", "error"]
+Undo = Callable[[], Coroutine[None, None, None]]
+"""Takes a change back."""
 
 
 class Operations:
@@ -67,11 +71,21 @@ class Operations:
 
     def __init__(self, dashboard: Dashboard) -> None:
         self._screen = dashboard
-        self._undo: list[tuple[str, Command]] = []
+        self._undo: list[tuple[str, Undo]] = []
+        self.rehearsals = Rehearsals(dashboard, self)
 
     def say(self, text: str, severity: Severity = "information") -> None:
         """A toast; text from outside is shown as it is."""
         self._screen.notify(clean(text), severity=severity, markup=False)
+
+    def complain(self, error: OperatorError) -> None:
+        """A toast that says why something can't be done."""
+        self.say(_sentence(error), "warning")
+
+    def remember(self, title: str, undo: Undo) -> None:
+        """Keep the way back from a change."""
+        self._undo.append((title, undo))
+        del self._undo[:-UNDO_DEPTH]
 
     def operate(self, action_id: str) -> None:
         """Carry out an action on what is chosen on the screen."""
@@ -85,11 +99,17 @@ class Operations:
         if action.target is Target.QUEUED:
             self._drop_chosen()
             return
+        if action.target is Target.SCENARIO:
+            self._screen.show_simulation()
+            return
         row = self._screen.query_one(AccountsTable).selected
         if row is None:
             self.say(f"{action.title}: nothing is chosen.", "warning")
             return
         subject = Subject(*row)
+        if action.id == "fault":
+            self.rehearsals.offer_faults(subject)
+            return
         if action.id == "strategy":
             self._choose_strategy(subject)
             return
@@ -102,7 +122,7 @@ class Operations:
         try:
             self._put(propose(action.id, subject, snapshot=self._screen.snapshot))
         except OperatorError as error:
-            self.say(_sentence(error), "warning")
+            self.complain(error)
 
     def run_line(self, line: str) -> str:
         """Carry out a command line.
@@ -120,6 +140,15 @@ class Operations:
         action = call.action
         if action.target is Target.NONE:
             self._simple(action, call.text)
+            return
+        if action.target is Target.SCENARIO:
+            if call.target:
+                self.rehearsals.run(call.target)
+            else:
+                self._screen.show_simulation()
+            return
+        if action.target is Target.FAULTY:
+            self.rehearsals.inject(call.target, call.text, confirmed=call.confirmed)
             return
         snapshot = self._screen.snapshot
         if snapshot is None:
@@ -174,8 +203,7 @@ class Operations:
             self.say(result.message, "error")
             return
         if undo is not None:
-            self._undo.append((title, undo))
-            del self._undo[:-UNDO_DEPTH]
+            self.remember(title, lambda: self._submit(undo, f"Undoing “{title}”", None))
             self.say(f"{result.message}  (u undoes it)")
         else:
             self.say(result.message)
@@ -221,7 +249,7 @@ class Operations:
         try:
             self._put(drop(name, snapshot))
         except OperatorError as error:  # it left the queue while the list stood open
-            self.say(_sentence(error), "warning")
+            self.complain(error)
 
     def _choose_mode(self, subject: Subject) -> None:
         circuit = circuit_of(subject)
@@ -261,10 +289,16 @@ class Operations:
                 screen.show_pane(action.id.removeprefix("pane_"))
             case "recovery":
                 screen.show_recoveries()
+            case "simulation":
+                screen.show_simulation()
+            case "stop_simulation":
+                self.rehearsals.stop_run()
+            case "stop_faults":
+                self.rehearsals.choose_fault_to_stop()
             case "theme":
                 self._theme(text)
             case "command":
-                (screen.recovery_view or screen).query_one(Prompt).open("command")
+                screen.front.query_one(Prompt).open("command")
             case "screenshot":
                 self._screenshot(text)
             case "help":
@@ -276,8 +310,8 @@ class Operations:
         if not self._undo:
             self.say("There is nothing to undo.", "warning")
             return
-        title, command = self._undo.pop()
-        self._screen.run_worker(self._submit(command, f"Undoing “{title}”", None), group="commands")
+        _, undo = self._undo.pop()
+        self._screen.run_worker(undo(), group="commands")
 
     def set_filter(self, text: str) -> None:
         """Show only what holds the text."""
@@ -332,7 +366,7 @@ class Operations:
 
     def _help(self) -> None:
         screen = self._screen
-        front = screen.recovery_view or screen
+        front = screen.front
         keys: dict[str, list[str]] = {}
         own: list[tuple[str, str]] = []
         pane = front.focused

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.screen import ModalScreen
 
 from smartfallback_console.actions import BY_ID, bindings
-from smartfallback_console.widgets.footer import KeyBar
-from smartfallback_console.widgets.header import Header
-from smartfallback_console.widgets.prompt import Prompt
+from smartfallback_console.screens.view import View
 from smartfallback_console.widgets.recovery import RecoveryFigures, RecoveryLog, figures
 
 if TYPE_CHECKING:
@@ -21,42 +18,25 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from smartfallback import Snapshot
+    from smartfallback_console.feed import Tick
     from smartfallback_console.screens.dashboard import Dashboard
 
-HERE_TOO = (
-    "pause",
-    "pane_accounts",
-    "pane_metrics",
-    "pane_routing",
-    "pane_chat",
-    "theme",
-    "command",
-    "screenshot",
-    "help",
-)
-"""Actions whose keys work here as they do on the dashboard."""
 WIDE_FROM = 150
 """From this width on the figures have a column of their own."""
 FRAMED_FROM = 14
 """Rows from which there is room for frames."""
 
 
-class RecoveryScreen(ModalScreen[None]):
-    """Figures, the queue and the latest recoveries, fed by the dashboard below it.
-
-    Args:
-        dashboard: Has looked at the core already, and carries out what is asked for here.
-    """
+class RecoveryScreen(View):
+    """Figures, the queue and the latest recoveries."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,v,5,q", "dismiss", "Back", key_display="esc"),
-        Binding("ctrl+c", "operate('quit')", "Quit", show=False),
-        *bindings(BY_ID[name] for name in HERE_TOO),
+        *bindings([BY_ID["simulation"]]),
     ]
 
     DEFAULT_CSS = """
     RecoveryScreen {
-        background: $background; layout: vertical;
         & > #recovery { height: 1fr; layout: vertical; }
         & > #recovery > RecoveryLog { height: 1fr; width: 1fr; }
         &.-tiny LineView { border: none; }
@@ -66,36 +46,26 @@ class RecoveryScreen(ModalScreen[None]):
     """
 
     def __init__(self, dashboard: Dashboard) -> None:
-        super().__init__()
-        self._dashboard = dashboard
+        super().__init__(dashboard)
         self._drawn: Snapshot | None = None
 
-    def compose(self) -> ComposeResult:
-        """Header, figures, log, keys."""
-        yield Header(id="header")
+    def compose_body(self) -> ComposeResult:
+        """Figures and log."""
         with Container(id="recovery"):
             yield RecoveryFigures(id="recovery-figures")
             yield RecoveryLog(id="recovery-log")
-        yield Prompt(self._dashboard.complete, id="prompt")
-        yield KeyBar(id="keys")
 
     @property
     def waiting(self) -> str:
         """The request under the cursor if it waits in the queue, else empty."""
         return self.query_one(RecoveryLog).waiting
 
-    def on_mount(self) -> None:
-        """Show what is known."""
+    def take_focus(self) -> None:
+        """Focus the log."""
         self.query_one(RecoveryLog).focus()
-        self.look()
 
-    def look(self) -> None:
-        """Show how it stands now."""
-        tick = self._dashboard.tick
-        if tick is None:
-            return
-        self.query_one(Header).show(tick, read_only=self._dashboard.READ_ONLY)
-        self.query_one(KeyBar).rename({"pause": "Go on" if tick.paused else "Pause"})
+    def show(self, tick: Tick) -> None:
+        """Draw a snapshot's figures, queue and recoveries."""
         if tick.snapshot is not self._drawn:
             self._drawn = tick.snapshot
             self.query_one(RecoveryFigures).show(tick.snapshot)
@@ -126,36 +96,7 @@ class RecoveryScreen(ModalScreen[None]):
     def opened(self, event: RecoveryLog.Opened) -> None:
         """The whole story of a request."""
         event.stop()
-        self._dashboard.tell(event.request_id)
-
-    @on(Prompt.Submitted)
-    def line_entered(self, event: Prompt.Submitted) -> None:
-        """Carry out a command; keep the line open as long as it is wrong."""
-        event.stop()
-        prompt = self.query_one(Prompt)
-        if event.text.strip() and (problem := self._dashboard.operations.run_line(event.text)):
-            prompt.complain(problem)
-            return
-        self._leave_prompt()
-
-    @on(Prompt.Left)
-    def prompt_left(self, event: Prompt.Left) -> None:
-        """Escape in the prompt."""
-        event.stop()
-        self._leave_prompt()
-
-    def _leave_prompt(self) -> None:
-        self.query_one(RecoveryLog).focus()
-        self.query_one(Prompt).close()
-
-    def action_operate(self, action_id: str) -> None:
-        """Carry out an action of the registry."""
-        self._dashboard.action_operate(action_id)
-
-    @on(KeyBar.Pressed)
-    async def key_clicked(self, event: KeyBar.Pressed) -> None:
-        """A key of the bottom line was clicked."""
-        await self.run_action(event.action)
+        self.dashboard.tell(event.request_id)
 
 
 class OperatorRecoveryScreen(RecoveryScreen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smartfallback_console.drill_words import DRILL_SIGN
 from smartfallback_console.fairness import gini, headline
 from smartfallback_console.formatting import age, clean, count, countdown, duration, fit, percent
 from smartfallback_console.usable import usable
@@ -122,15 +123,18 @@ def heading_line(columns: Columns, ink: Ink, sort: str) -> Line:
     return out.line()
 
 
-def account_line(view: AccountView, columns: Columns, now: float, ink: Ink, *, shut: bool = False) -> Line:
-    """One account; ``shut`` when its provider's circuit turns everything away."""
+def account_line(
+    view: AccountView, columns: Columns, now: float, ink: Ink, *, shut: bool = False, faulty: bool = False
+) -> Line:
+    """One account; ``shut`` when its provider's circuit turns all away, ``faulty`` when a drill is on it."""
     out = LineWriter()
     quota = view.quota
     status = quota.status.value
     tone = status_tone(quota, ink)
     able = view.skip is None and not shut
     sign, sign_tone = state_sign(view, ink)
-    out.put(sign, sign_tone).space()
+    out.put(sign, sign_tone)
+    _drilled(out, ink, faulty=faulty)
     out.put(fit(view.id, columns.name), ink.strong if able else ink.muted).space()
     bound = quota.bound
     if columns.bar:
@@ -184,8 +188,16 @@ def account_line(view: AccountView, columns: Columns, now: float, ink: Ink, *, s
     return out.line()
 
 
-def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
-    """A pool's heading between its accounts."""
+def _drilled(out: LineWriter, ink: Ink, *, faulty: bool) -> None:
+    """The gap before a name, or the sign that what is named meets an injected fault."""
+    if faulty:
+        out.put(DRILL_SIGN, ink.accent)
+    else:
+        out.space()
+
+
+def pool_line(view: PoolView, width: int, ink: Ink, now: float, *, faulty: bool = False) -> Line:
+    """A pool's heading between its accounts; ``faulty`` when a drill is on the whole of it."""
     out = LineWriter()
     able = len(usable(view, now))
     total = len(view.accounts)
@@ -203,9 +215,9 @@ def pool_line(view: PoolView, width: int, ink: Ink, now: float) -> Line:
         right.put(f"Gini {gini(fairness)}{uneven}  ", ink.warning if alarm else ink.muted)
     right.put(f"{able}/{total} usable", tone)
     name = clean(view.name)
-    out.put("▾ ", ink.primary).put(
-        fit(name, min(len(name) + 2, max(4, width - right.length - 4))).rstrip(), ink.heading
-    )
+    out.put("▾", ink.primary)
+    _drilled(out, ink, faulty=faulty)
+    out.put(fit(name, min(len(name) + 2, max(4, width - right.length - 4))).rstrip(), ink.heading)
     rest = width - out.length - right.length - 3
     detail = f"{view.strategy.value} · {clean(view.model)}"
     if view.unavailable:

@@ -10,16 +10,19 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
+from smartfallback_console.drill_words import UNTOUCHED, touched
 from smartfallback_console.formatting import clean, fit
 from smartfallback_console.usable import shut
 from smartfallback_console.widgets.account_lines import Columns, account_line, heading_line, pool_line
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.style import Style
     from textual import events
 
-    from smartfallback import AccountView, PoolView, Snapshot
+    from smartfallback import AccountView, DrillView, PoolView, Snapshot
     from smartfallback_console.ink import Ink
 
 Row = tuple["PoolView", "AccountView | None"]
@@ -76,9 +79,11 @@ class AccountsTable(LineView):
         self._names: dict[str, int] = {}
         self._columns: dict[int, Columns] = {}
         self._longest = 6
+        self._touched = UNTOUCHED
 
-    def show(self, snapshot: Snapshot | None) -> None:
-        """Draw a snapshot."""
+    def show(self, snapshot: Snapshot | None, drills: Iterable[DrillView] = ()) -> None:
+        """Draw a snapshot, with a mark on all whose calls meet one of the ``drills``."""
+        self._touched = touched(drills, snapshot)
         chosen = self.selected
         self._snapshot = snapshot
         self._rows = [] if snapshot is None else self._arrange(snapshot)
@@ -151,6 +156,13 @@ class AccountsTable(LineView):
                 return True
         return False
 
+    def select(self, row: Row | None) -> None:
+        """Put the cursor on the row of the same pool or account, if it is shown."""
+        if row is not None:
+            self.cursor = next(
+                (index for index, own in enumerate(self._rows) if _key(own) == _key(row)), self.cursor
+            )
+
     def line_count(self) -> int:
         """Headings, accounts and the line of column names."""
         return len(self._rows) + 1 if self._rows else 3
@@ -168,8 +180,9 @@ class AccountsTable(LineView):
         pool, view = self._rows[index - 1]
         now = self._snapshot.at if self._snapshot else 0.0
         if view is None:
-            return pool_line(pool, width, ink, now)
-        return account_line(view, columns, now, ink, shut=shut(pool, now))
+            return pool_line(pool, width, ink, now, faulty=pool.name in self._touched.pools)
+        faulty = view.id in self._touched.accounts
+        return account_line(view, columns, now, ink, shut=shut(pool, now), faulty=faulty)
 
     def _empty_text(self) -> str:
         if self._snapshot is None:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 Item = tuple[str, str, str]
 """Key as written, word, and the action to run on a click."""
 
-KEPT_TO_THE_END = ("pane_chat", "recovery", "command", "help", "quit")
+KEPT_TO_THE_END = ("pane_chat", "recovery", "simulation", "command", "help", "quit")
 """These stay visible however narrow the terminal is."""
 TABBED_BELOW = 100
-"""Below this width the tabs name the recovery view."""
+"""Below this width the tabs name the views."""
+IN_TABS = ("operate('recovery')", "operate('simulation')")
 
 
 _ORDER = {action.id: place for place, action in enumerate(ACTIONS)}
@@ -94,7 +95,7 @@ class KeyBar(LineView, can_focus=False):
         self._hits.clear()
         out = LineWriter()
         gap = 2 if width >= 110 else 1
-        tail = [item for item in self._tail if width >= TABBED_BELOW or item[2] != "operate('recovery')"]
+        tail = [item for item in self._tail if width >= TABBED_BELOW or item[2] not in IN_TABS]
         while tail and _length(tail, gap) > width:
             tail = tail[1:]
         room = width - _length(tail, gap)

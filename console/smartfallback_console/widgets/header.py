@@ -5,14 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smartfallback_console.bridge import SourceState
-from smartfallback_console.formatting import clean, clock_time, count, duration, fit, latency, share
+from smartfallback_console.drill_words import DRILL_SIGN, last_left, number_of
+from smartfallback_console.formatting import (
+    cell_len,
+    clean,
+    clock_time,
+    count,
+    duration,
+    fit,
+    latency,
+    share,
+)
+from smartfallback_console.runs import RUN_SIGNS, running, steps_done
 from smartfallback_console.usable import SHUT, live_step, usable
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
 
-    from smartfallback import PoolView, Snapshot
+    from smartfallback import PoolView, SimulationView, Snapshot
     from smartfallback_console.feed import Tick
     from smartfallback_console.ink import Ink
 
@@ -82,6 +93,8 @@ class Header(LineView, can_focus=False):
             out.put(" SIMULATED " if width >= 50 else " SIM ", ink.accent_pill).space()
         if self._read_only and width >= 60:
             out.put(" READ-ONLY ", ink.muted_pill).space()
+        if tick is not None and tick.simulation is not None:
+            self._rehearsal(out, tick.simulation, tick.at, width, ink)
         sign, word, tone = self._state(ink)
         if snapshot is not None:
             self._rates(right, snapshot, width - out.length - 22, ink)
@@ -89,6 +102,25 @@ class Header(LineView, can_focus=False):
                 right.put(clock_time(snapshot.at), ink.text).space(2)
         right.put(f"{sign} {word}", tone)
         return (*out.space(max(0, width - out.length - right.length)).line(), *right.line())
+
+    @staticmethod
+    def _rehearsal(out: LineWriter, view: SimulationView, now: float, width: int, ink: Ink) -> None:
+        """The scenario that runs, and the faults in force with the time until the last of them ends."""
+        if (run := running(view)) is not None:
+            step = min(len(run.steps), steps_done(run) + 1)
+            name = f"{fit(run.title, min(28, cell_len(clean(run.title)))).rstrip()} " if width >= 110 else ""
+            out.put(f" {RUN_SIGNS[run.state]} {name}{step}/{len(run.steps)} ", ink.accent_pill).space()
+        if view.drills:
+            number, ends = len(view.drills), last_left(view.drills, now)
+            if width >= 96:
+                text = f"{DRILL_SIGN} {number_of(number)} active {ends}"
+            else:
+                text = (
+                    f"{DRILL_SIGN} {number_of(number)} {ends}"
+                    if width >= 64
+                    else f"{DRILL_SIGN}{number} {ends}"
+                )
+            out.put(f" {text} ", ink.warning_pill).space()
 
     @staticmethod
     def _rates(out: LineWriter, snapshot: Snapshot, room: int, ink: Ink) -> None:

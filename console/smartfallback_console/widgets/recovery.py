@@ -103,7 +103,7 @@ def figures(snapshot: Snapshot | None, width: int, ink: Ink, room: int = 1_000) 
     """All figures in lines of ``width`` cells; in short where there is no room for all lines."""
     if snapshot is None:
         return [LineWriter().put(fit("waiting…", width), ink.muted).line()]
-    lines = [_summary(snapshot, width, ink), _open_now(snapshot, width, ink)]
+    lines = [_summary(snapshot, width, ink), open_now(snapshot, width, ink)]
     recovery = snapshot.recovery
     if not recovery.overall.recoveries:
         return [*lines, (), *(LineWriter().put(fit(text, width), ink.muted).line() for text in NOTHING_YET)]
@@ -130,7 +130,7 @@ def _cut(lines: list[Line], room: int, ink: Ink) -> list[Line]:
     return [*lines[: room - 1], LineWriter().put(f"… {more} more", ink.muted).line()]
 
 
-def _open_now(snapshot: Snapshot, width: int, ink: Ink) -> Line:
+def open_now(snapshot: Snapshot, width: int, ink: Ink) -> Line:
     """The circuits that turn requests away at this moment, until when, and who runs fewer at once."""
     told: dict[str, tuple[str, Style]] = {}
     for pool in snapshot.pools:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 PANES = (("accounts", "Accounts"), ("metrics", "Metrics"), ("routing", "Routing"), ("chat", "Chat"))
 """Ids and titles; the number key of each is its place."""
 RECOVERY = "recovery"
-"""Stands among the panes, but opens a view of its own."""
-FULL_FROM = 64
+SIMULATION = "simulation"
+"""These stand among the panes, but open views of their own."""
+TABS = (*PANES, (RECOVERY, "Recovery"), (SIMULATION, "Simulate"))
+FULL_FROM = 76
 """Cells from which all names are written out."""
 
 
@@ -50,9 +52,9 @@ class PaneTabs(LineView, can_focus=False):
         """All names, shortened when there is little room."""
         out = LineWriter()
         self._ends.clear()
-        for number, (pane, title) in enumerate((*PANES, (RECOVERY, "Recovery")), 1):
+        for number, (pane, title) in enumerate(TABS, 1):
             chosen = pane == self.active
-            name = title if width >= FULL_FROM else title[: max(2, width // 5 - 4)]
+            name = title if width >= FULL_FROM else title[: max(2, width // len(TABS) - 4)]
             if chosen:
                 out.put(f" {number} {name} ", ink.accent_pill)
             else:
