@@ -94,6 +94,55 @@ def chat(
     run_command(lambda: ask(prompt, chain=chain, config=config, demo=demo, as_json=as_json))
 
 
+@app.command(
+    epilog="Exit codes: 0 every verdict passes, 1 one fails, 2 wrong usage, configuration or scenario file, "
+    "130 cancelled with Ctrl+C."
+)
+def simulate(
+    name: Annotated[
+        str | None, typer.Argument(help='The scenario, or "all"; "--list" names them.', show_default=False)
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Rehearse with the accounts of this configuration; by default with simulated ones.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Of all random choices; drawn by default.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask configured accounts without a typed confirmation.")
+    ] = False,
+    requests: Annotated[
+        int,
+        typer.Option("--requests", min=1, help="The most that a scenario sends to configured accounts."),
+    ] = 100,
+    tokens: Annotated[
+        int,
+        typer.Option("--tokens", min=1, help="From so many used tokens on it sends no more to them."),
+    ] = 50_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of verdicts.")] = False,
+) -> None:
+    """Rehearse an outage on the real code path, and read a verdict.
+
+    Faults are injected on the client side and always removed; what happens to accounts is put back.
+    """
+    from smartfallback.cli import simulate as command
+
+    def run() -> int:
+        if listed or name is None:
+            return command.list_scenarios(as_json=as_json)
+        return command.simulate(
+            name, config=config, seed=seed, yes=yes, as_json=as_json, requests=requests, tokens=tokens
+        )
+
+    run_command(run)
+
+
 def main() -> None:
     """Entry point of ``smartfallback``."""
     app()

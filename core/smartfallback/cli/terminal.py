@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,8 +59,8 @@ def answer(text: str) -> None:
     sys.stdout.flush()
 
 
-def answer_json(value: dict[str, object]) -> None:
-    """Write one JSON object to stdout, readable in whatever encoding stdout has."""
+def answer_json(value: Mapping[str, object] | Sequence[Mapping[str, object]]) -> None:
+    """Write one JSON object, or a list of them, to stdout, readable in whatever encoding stdout has."""
     utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
     sys.stdout.write(json.dumps(value, ensure_ascii=not utf8, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()

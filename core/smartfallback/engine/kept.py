@@ -98,16 +98,20 @@ class KeptAccount:
         return max(used_at, default=None)
 
     def heard(self, reading: QuotaReading, mark: OwnUse | None) -> None:
-        """A quota source reports: that holds afterwards, too."""
+        """A quota source reports: that holds afterwards, too. That one fails is no news of the quota."""
+        if reading.label not in (TruthLabel.REPORTED, TruthLabel.LEARNED):
+            return
         self.readings.pop(reading.label, None)
         self.readings[reading.label] = reading, mark
 
-    def corrected(self, window: int, percent_used: float, wall: float) -> None:
+    def corrected(
+        self, window: int, percent_used: float, wall: float, label: TruthLabel = TruthLabel.REPORTED
+    ) -> None:
         """The operator set what is used of a window, in percent: that holds afterwards, too."""
         shown = self.account.ledger.view(wall).windows[window]
         for index, mine in enumerate(self.ledger.view(wall).windows):
             if (mine.kind, mine.unit) == (shown.kind, shown.unit):
-                self.ledger.set_used(index, mine.limit * percent_used / 100.0, wall, TruthLabel.REPORTED)
+                self.ledger.set_used(index, mine.limit * percent_used / 100.0, wall, label)
         self.ledger.clear_exhausted(wall)
 
     def put_back(self, placement: Placement, bus: Bus, clock: Clock) -> None:

@@ -33,6 +33,7 @@ from smartfallback.model.commands import (
 )
 from smartfallback.model.decisions import AdminState
 from smartfallback.model.events import Actor, StrategyChanged
+from smartfallback.model.quota import TruthLabel
 from smartfallback.policy.circuit import Circuit
 
 _MOST_PERCENT = 1_000.0
@@ -268,8 +269,10 @@ class Operator:
             raise Refused(f"{account.id} has {len(view.windows)} quota windows; there is none to correct")
         if not 0 <= command.percent_used <= _MOST_PERCENT:
             raise Refused(f"percent used must be from 0 to {_MOST_PERCENT:g}, not {command.percent_used:g}")
+        if command.label not in (TruthLabel.REPORTED, TruthLabel.ESTIMATED):
+            raise Refused(f"a quota set by hand is reported or estimated, not {command.label.value}")
         shown = view.windows[window]
-        self._quota.correct(account, window, shown.limit * command.percent_used / 100.0)
+        self._quota.correct(account, window, shown.limit * command.percent_used / 100.0, command.label)
         return f"the {shown.kind.value} quota of {account.id} is set to {command.percent_used:g} % used"
 
 

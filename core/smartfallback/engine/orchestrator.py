@@ -362,6 +362,10 @@ class Orchestrator:
         """How many of the attempts met a fresh quota in the cache; None without any quota source."""
         return self._quota.stats
 
+    def has_quota_source(self, account: str) -> bool:
+        """Whether the provider of an account can be asked for its quota."""
+        return self._quota.has_source(account)
+
     def subscribe(self, backlog: int = DEFAULT_BACKLOG) -> Subscription:
         """A bounded backlog of all events but deltas, starting now; drain it from any thread."""
         return self._bus.subscribe(backlog)

@@ -100,8 +100,17 @@ class QuotaDesk:
         task.add_done_callback(self._asking.discard)
         return True
 
-    def correct(self, account: AccountRuntime, window: int, used: float) -> None:
+    def correct(
+        self,
+        account: AccountRuntime,
+        window: int,
+        used: float,
+        label: TruthLabel = TruthLabel.REPORTED,
+    ) -> None:
         """The operator knows better: set what is used of a window, and take a wall away.
+
+        What the account's source said before is corrected too: it does not come back when the source
+        fails later.
 
         Raises:
             ValueError: ``used`` is negative or not finite.
@@ -110,7 +119,9 @@ class QuotaDesk:
         at = self._clock.time()
         before = account.ledger.tracked(at)[window].used
         # What a person read off the provider's page is a report, and ages like one.
-        account.ledger.set_used(window, used, at, TruthLabel.REPORTED)
+        account.ledger.set_used(window, used, at, label)
+        if self._refresher is not None and account.id in self._watched:
+            self._refresher.forget(account.id)
         account.ledger.clear_exhausted(at)
         self._placement.place(account, self._clock.monotonic())
         bus = self._bus

@@ -201,7 +201,7 @@ class Rehearsals:
         elif isinstance(command, CorrectQuota):
             kept = self._roster.accounts[command.account].kept
             if kept is not None and command.window is not None:
-                kept.corrected(command.window, command.percent_used, self._clock.time())
+                kept.corrected(command.window, command.percent_used, self._clock.time(), command.label)
         elif isinstance(command, SetStrategy):
             for pool in (pool for rehearsal in self._running for pool in rehearsal.kept_pools):
                 if pool.pool.name == command.pool:

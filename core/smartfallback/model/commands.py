@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from smartfallback.model.circuits import CircuitState, CircuitTarget
+from smartfallback.model.quota import TruthLabel
 from smartfallback.model.specs import HybridSettings, Strategy
 
 
@@ -128,12 +129,14 @@ class RefreshQuota:
 class CorrectQuota:
     """Set what is used of a quota window by hand, in percent of its limit.
 
-    ``window`` counts from 0; None is the window that binds.
+    ``window`` counts from 0; None is the window that binds. ``label`` is REPORTED for what was read off
+    the provider's own page, ESTIMATED for a guess, which gives way to any other knowledge.
     """
 
     account: str
     percent_used: float
     window: int | None = None
+    label: TruthLabel = TruthLabel.REPORTED
 
 
 @dataclass(frozen=True, slots=True)

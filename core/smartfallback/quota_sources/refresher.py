@@ -182,6 +182,14 @@ class QuotaRefresher:
             if entry.due == due and entry.task is None:
                 self._start(account, entry)
 
+    def forget(self, account: str) -> None:
+        """What the account's source said last is no longer believed; it holds until it is asked again.
+
+        Raises:
+            KeyError: The account has no source.
+        """
+        self._entries[account].answer = None
+
     async def refresh_now(self, account: str) -> QuotaReading:
         """Ask the account's source at once, or join the call that is under way.
 

@@ -207,6 +207,7 @@ def demo_spec(
             _accounts(upstreams[COPILOT]),
             model=COPILOT_MODEL,
             command=() if copilot_tool is None else (str(copilot_tool),),
+            base_url=lab.base_url(COPILOT),
             quota_url=f"{lab.base_url(COPILOT).removesuffix('/v1')}{COPILOT_QUOTA_PATH}",
         ),
         PoolSpec(

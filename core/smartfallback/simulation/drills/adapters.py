@@ -9,6 +9,7 @@ from smartfallback.clock import Clock
 from smartfallback.model.specs import PoolSpec, ProviderKind
 from smartfallback.providers.base import Provider
 from smartfallback.providers.registry import build_provider
+from smartfallback.quota_sources.base import QuotaSource
 from smartfallback.quota_sources.refresher import Watch
 from smartfallback.quota_sources.registry import sources_for
 from smartfallback.simulation.drills.playable import BY_MODEL, BY_TOOL
@@ -50,8 +51,22 @@ def drilled_provider(
 
 
 def drilled_sources(injector: Injector, pool: PoolSpec, clock: Clock) -> Mapping[str, Watch]:
-    """The pool's own quota sources; one that runs a tool lacks it when a drill says so."""
-    return sources_for(pool, clock, _tool(injector, pool, clock))
+    """The pool's own quota sources; a tool is missing and an endpoint fails when a drill says so."""
+    from smartfallback.simulation.drills.sources import DrilledSource
+
+    tool = _tool(injector, pool, clock)
+    watches = sources_for(pool, clock, tool)
+    around: dict[QuotaSource, DrilledSource] = {}
+    for watch in watches.values():
+        around.setdefault(
+            watch.source,
+            DrilledSource(
+                watch.source,
+                lambda account: injector.quota_trouble(account, pool.name),
+                lambda: tool is not None and tool.find() is not None,
+            ),
+        )
+    return {name: watch._replace(source=around[watch.source]) for name, watch in watches.items()}
 
 
 def _local(

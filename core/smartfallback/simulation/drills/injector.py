@@ -23,7 +23,14 @@ from smartfallback.simulation.drills.drill import (
     RunningDrill,
 )
 from smartfallback.simulation.drills.playable import plain, playable
-from smartfallback.simulation.faults import BurstLimit, Fault, PlainFault, ToolMissing
+from smartfallback.simulation.faults import (
+    BurstLimit,
+    Fault,
+    PlainFault,
+    QuotaApiFault,
+    QuotaTrouble,
+    ToolMissing,
+)
 
 _SPECIFIC_FIRST: Final = (DrillScope.ACCOUNT, DrillScope.POOL, DrillScope.PROVIDER)
 
@@ -156,6 +163,18 @@ class Injector:
         return any(
             pool in entry.pools and isinstance(entry.present(now), ToolMissing) for entry in self._running
         )
+
+    def quota_trouble(self, account: str, pool: str) -> QuotaTrouble | None:
+        """What a drill does to the quota endpoint of an account now, None for nothing. Counts as no hit."""
+        if not self.armed:
+            return None
+        self._purge()
+        now = self._clock.monotonic()
+        for entry in self._running:
+            fault = entry.present(now) if entry.concerns(account, pool) else None
+            if isinstance(fault, QuotaApiFault):
+                return fault.trouble
+        return None
 
     def provider_factory(self, on_notice: Callable[[str], None] | None = None) -> ProviderFactory:
         """Builds the real adapters, with this injector between them and what they call.

@@ -20,6 +20,7 @@ from smartfallback.simulation.faults import (
     Latency,
     OverloadInStream,
     PlainFault,
+    QuotaApiFault,
     QuotaWall,
     RawResponse,
     Refused,
@@ -48,10 +49,10 @@ BY_TOOL: Final[tuple[type[PlainFault], ...]] = (*_PACE, *_ANSWERS, *_REFUSALS, *
 BY_MODEL: Final[tuple[type[PlainFault], ...]] = (*_PACE, *_ANSWERS, ToolMissing)
 
 _PLAYABLE: Final[dict[ProviderKind, tuple[type[PlainFault], ...]]] = {
-    ProviderKind.GEMINI: OVER_HTTP,
+    ProviderKind.GEMINI: (*OVER_HTTP, QuotaApiFault),
     ProviderKind.OPENAI: OVER_HTTP,
     ProviderKind.OPENCODE: OVER_HTTP,
-    ProviderKind.COPILOT: (*BY_TOOL, RawResponse),
+    ProviderKind.COPILOT: (*BY_TOOL, RawResponse, QuotaApiFault),
     ProviderKind.LOCAL: BY_MODEL,
 }
 

@@ -63,6 +63,16 @@ def holds(expected: Expected, evidence: Evidence) -> bool:
     return all(check.passed for check in judge(expected, evidence))
 
 
+def settled(expected: Expected, evidence: Evidence) -> bool:
+    """Whether what is expected of requests is so: once they are over, that won't change any more."""
+    return all(
+        check.passed
+        for name in expected.given
+        if name in _OF_REQUESTS
+        for check in _JUDGES[name](getattr(expected, name), evidence)
+    )
+
+
 # -- requests -------------------------------------------------------------------------------
 
 
@@ -348,6 +358,19 @@ def _attention(counts: Sequence[tuple[Role, int]], evidence: Evidence) -> Iterab
         yield Check(wanted, _few(named) or "none", len(named) == count)
 
 
+def _without_tool(roles: Sequence[Role], evidence: Evidence) -> Iterable[Check]:
+    counts = _by_role(evidence)
+    for role in roles:
+        pool, name = evidence.pools[role], _name(role, evidence)
+        wanted = f"{name} is used another way, or skipped with the reason"
+        if not pool.unavailable:
+            passed = counts.get(role, 0) > 0
+            yield Check(wanted, f"used: {_told_counts(counts, evidence)}", passed)
+            continue
+        skipped = all(account.skip is not None for account in evidence.of(role))
+        yield Check(wanted, f"skipped: {pool.unavailable}", skipped and not _tries(role, evidence))
+
+
 def _unblamed(roles: Sequence[Role], evidence: Evidence) -> Iterable[Check]:
     for role in roles:
         blamed = [account.id for account in evidence.of(role) if _is_blamed(account)]
@@ -446,6 +469,7 @@ _OF_STATES: Final[dict[str, Callable[[Any, Evidence], Iterable[Check]]]] = {
     "skipped": _skipped,
     "usable": _usable,
     "attention": _attention,
+    "without_tool": _without_tool,
     "unblamed": _unblamed,
     "all_given_back": _all_given_back,
 }

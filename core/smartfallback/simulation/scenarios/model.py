@@ -39,6 +39,9 @@ class Deed(StrEnum):
     DISABLE = "disable"
     ENABLE = "enable"
     REFRESH_QUOTA = "refresh-quota"
+    """Ask the quota source now."""
+    FORGET_QUOTA = "forget-quota"
+    """What is known of the quota was a guess: little is used, as far as anybody knows."""
 
 
 class Circuits(StrEnum):
@@ -127,6 +130,8 @@ class Expected:
         skipped: Why every account would be passed over, in the words of the feed.
         usable: Roles of which an account would be chosen.
         attention: So many accounts need somebody to act.
+        without_tool: Roles whose accounts stay in use where there is another way to ask them; otherwise
+            they are skipped, and the reason is told.
         unblamed: Roles whose accounts show no trace of a failure.
         all_given_back: Nothing runs and nothing is held in any account.
     """
@@ -155,6 +160,7 @@ class Expected:
     skipped: tuple[tuple[Role, str], ...] | None = None
     usable: tuple[Role, ...] | None = None
     attention: Counts | None = None
+    without_tool: tuple[Role, ...] | None = None
     unblamed: tuple[Role, ...] | None = None
     all_given_back: bool | None = None
 

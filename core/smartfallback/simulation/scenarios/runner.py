@@ -9,18 +9,22 @@ from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from smartfallback.engine.rehearsal import Rehearsal
+from smartfallback.model.commands import RefreshQuota
 from smartfallback.simulation.drills.drill import Drill, DrillScope, DrillTarget
 from smartfallback.simulation.scenarios.asking import Asker, Asking
-from smartfallback.simulation.scenarios.judging import Evidence, announced, holds, judge
+from smartfallback.simulation.scenarios.judging import Evidence, announced, holds, judge, settled
 from smartfallback.simulation.scenarios.model import Expected, PlannedDrill, Role, Scenario, ScenarioStep
 from smartfallback.simulation.scenarios.setting_up import SettingUp
 from smartfallback.simulation.scenarios.views import Check, RunState, RunView, StepState, StepView
 
 if TYPE_CHECKING:
+    from smartfallback.model.snapshot import Snapshot
     from smartfallback.simulation.scenarios.stage import Stage
 
 LOOK_S: Final = 0.05
 """How often a state that is waited for is looked at."""
+READINGS_S: Final = 6.0
+"""How long the first answers of quota sources are waited for; they have five seconds each."""
 MOST_S: Final = 180.0
 """No run takes longer."""
 
@@ -206,17 +210,25 @@ class ScenarioRun:
     # -- the play ---------------------------------------------------------------------------
 
     async def _play(self) -> None:
-        stage, snapshot = self._stage, self._stage.orchestrator.snapshot()
+        stage = self._stage
+        for _ in range(round(READINGS_S / LOOK_S)):
+            if stage.quotas_known(stage.orchestrator.snapshot()):
+                break
+            await asyncio.sleep(LOOK_S)
+        snapshot = stage.orchestrator.snapshot()
         for role in stage.roles:
             self._accounts[role] = frozenset(each.id for each in stage.in_service(role, snapshot))
         pools = [pool for pool in stage.orchestrator.spec.pools if pool.name in stage.pools]
         held = [account.id for pool in pools for account in pool.accounts]
-        with stage.orchestrator.rehearsal(held, {pool.provider_id for pool in pools}) as rehearsal:
-            try:
-                async with asyncio.timeout(MOST_S):
-                    await self._go_through(rehearsal)
-            finally:
-                self._lift(tuple(self._drills))
+        try:
+            with stage.orchestrator.rehearsal(held, {pool.provider_id for pool in pools}) as rehearsal:
+                try:
+                    async with asyncio.timeout(MOST_S):
+                        await self._go_through(rehearsal)
+                finally:
+                    self._lift(tuple(self._drills))
+        finally:
+            self._ask_sources_anew(snapshot)
 
     async def _go_through(self, rehearsal: Rehearsal) -> None:
         setting_up = SettingUp(self._stage, rehearsal, self._accounts, self._rng)
@@ -273,12 +285,13 @@ class ScenarioRun:
         until = time.monotonic() + step.plan.within_s
         while True:
             checks = judge(expected, self._evidence(step, met_before))
+            final = not settled(expected, self._evidence(step, met_before))
             if expected is step.plan.expect and checks != step.checks:
                 step.checks = checks
                 self._changed()
             if all(check.passed for check in checks):
                 return True
-            if time.monotonic() >= until:
+            if final or time.monotonic() >= until:
                 return False
             await asyncio.sleep(LOOK_S)
 
@@ -287,6 +300,13 @@ class ScenarioRun:
         pools = {role: self._stage.pool_view(role, snapshot) for role in self._stage.roles}
         met = self._met() - met_before
         return Evidence(step.asking, snapshot, pools, self._accounts, met, self._threshold())
+
+    def _ask_sources_anew(self, before: Snapshot) -> None:
+        """Have quotas read again that could not be read, or that what was set has made forgotten."""
+        for role, taking_part in self._accounts.items():
+            for account in self._stage.pool_view(role, before).accounts:
+                if account.quota_source and account.id in taking_part:
+                    self._stage.orchestrator.execute(RefreshQuota(account.id))
 
     # -- drills -----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from smartfallback.model.requests import DegradationKind, OnBreak
 from smartfallback.simulation import faults
 from smartfallback.simulation.drills.drill import DrillScope
 from smartfallback.simulation.drills.playable import BY_MODEL, BY_TOOL, OVER_HTTP
-from smartfallback.simulation.faults import Flapping, PlainFault, RawResponse
+from smartfallback.simulation.faults import Flapping, PlainFault, QuotaApiFault, RawResponse
 from smartfallback.simulation.scenarios.model import (
     Action,
     Circuits,
@@ -87,6 +87,7 @@ class ExpectTable(Table):
     skipped: dict[RoleName, ReasonName] | None = None
     usable: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     attention: dict[RoleName, Number] | None = None
+    without_tool: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     unblamed: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     all_given_back: Literal[True] | None = None
 
@@ -228,7 +229,7 @@ def _lenient(hint: Any) -> Any:
 
 _KINDS: Final = tuple(dict.fromkeys((*OVER_HTTP, *BY_TOOL, *BY_MODEL)))
 FAULTS: Final[dict[str, type[PlainFault]]] = {
-    kebab(kind.__name__): kind for kind in _KINDS if kind is not RawResponse
+    kebab(kind.__name__): kind for kind in (*_KINDS, QuotaApiFault) if kind is not RawResponse
 }
 """The faults that a scenario can name."""
 _TABLES: Final = {name: _fault_table(kind) for name, kind in FAULTS.items()}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 WHY: Final = "rehearsal"
 FIT_PERCENT: Final = 50.0
 """What is used of a quota that would keep an account from being asked, before a scenario begins."""
+GUESS_PERCENT: Final = 10.0
 _OPERATORS: Final = (CircuitState.FORCED_OPEN, CircuitState.OBSERVE_ONLY, CircuitState.DISABLED)
 
 
@@ -137,11 +138,21 @@ class SettingUp:
                 for account in accounts:
                     self._held.pop(account, None)  # what the source says is what the step is about
                 return [RefreshQuota(account) for account in accounts]
+            case Deed.FORGET_QUOTA:
+                for account in accounts:
+                    self._held.pop(account, None)
+                guess = TruthLabel.ESTIMATED
+                return [CorrectQuota(account, GUESS_PERCENT, label=guess) for account in accounts]
         pool = self._stage.roles[action.on]
         if action.circuit is Circuits.PROVIDER:
             targets = [CircuitTarget(CircuitScope.PROVIDER, pool.provider_id)]
         else:
-            targets = [CircuitTarget(CircuitScope.ACCOUNT, account) for account in accounts]
+            snapshot = self._stage.orchestrator.snapshot()
+            views = [view for view in self._of(action.on, snapshot) if view.id in accounts]
+            # Circuits of models are lifted with their account's.
+            models = [each.target for view in views for each in view.model_circuits]
+            targets = [view.circuit.target for view in views]
+            targets += models if action.do is not Deed.OPEN else []
         return [_on_circuit(action.do, target) for target in targets]
 
     def _order(self, command: Command) -> None:

@@ -107,7 +107,8 @@ class Stage:
                 if percent >= pool_spec.thresholds.soft_limit and not windows:
                     return f"{pool_spec.name} has accounts without a quota, so nothing can be used of it"
             for action in step.actions:
-                sources = all(each.quota_source for each in self.in_service(action.on, snapshot))
+                asked = self.orchestrator.has_quota_source
+                sources = all(asked(each.id) for each in self.in_service(action.on, snapshot))
                 if action.do is Deed.REFRESH_QUOTA and not sources:
                     return f"{self.roles[action.on].name} has accounts whose quota can't be asked for"
         return ""
@@ -123,6 +124,14 @@ class Stage:
                 if role is not drill.on and other.provider_id == pool.provider_id:
                     return f"{pool.name} and {other.name} share one provider, so both would be down"
         return ""
+
+    def quotas_known(self, snapshot: Snapshot) -> bool:
+        """Whether every quota source has been heard: what it says first is no part of a scenario."""
+        return all(
+            account.quota_source or not self.orchestrator.has_quota_source(account.id)
+            for role in self.roles
+            for account in self.in_service(role, snapshot)
+        )
 
     def touched(self, scenario: Scenario, snapshot: Snapshot) -> tuple[str, ...]:
         """The accounts whose calls may meet the scenario's drills, by id."""

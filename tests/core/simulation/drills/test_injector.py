@@ -17,8 +17,8 @@ from smartfallback.simulation.faults import (
     HttpStatus,
     KeyRevoked,
     NoUsage,
-    QuotaApiFault,
     QuotaWall,
+    SilentEvents,
     SlowFirstToken,
     ToolMissing,
 )
@@ -172,7 +172,7 @@ def test_an_unknown_target_is_told_with_the_nearest_name(
         ({"duration_s": float("nan")}, "duration_s must be"),
         ({"most_calls": 0}, "most_calls must be"),
         ({"fault": SlowFirstToken(float("inf"))}, "delay_s must be"),
-        ({"fault": QuotaApiFault()}, "QuotaApiFault can't be played to account ag-1"),
+        ({"fault": SilentEvents()}, "SilentEvents can't be played to account ag-1"),
         ({"fault": NoUsage()}, "NoUsage can't be played"),
         ({"fault": ToolMissing()}, "ToolMissing can't be played"),
         ({"fault": QuotaWall(), "target": at("gguf")}, "calls of kind local can't meet it"),

@@ -154,7 +154,7 @@ async def test_a_missing_tool_is_not_found_by_calls_and_quota_reads(tool: Progra
     assert "not there" in tool.provider.unavailable()
     assert (await tool.ask()).failed.category is C.API_FAILURE
     with pytest.raises(QuotaSourceError, match="is not installed"):
-        await watch.source._from_tool(tool.pool.accounts[0], 0.0)  # type: ignore[attr-defined]
+        await watch.source.inner._from_tool(tool.pool.accounts[0], 0.0)  # type: ignore[attr-defined]
     await watch.source.aclose()
     tool.injector.stop_all()
     assert tool.provider.unavailable() == ""
