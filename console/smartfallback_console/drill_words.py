@@ -54,7 +54,7 @@ class FaultKind:
 
     Attributes:
         name: Its word on the command line.
-        meaning: What calls meet.
+        meaning: What calls meet, with a place for the number.
         build: Makes the fault of its number.
         asks: What the number is, empty where there is none.
         usual: The number if nobody says.
@@ -73,6 +73,10 @@ class FaultKind:
         """The usual number as it is typed."""
         return f"{self.usual:g}{'s' if self.seconds else ''}" if self.asks else ""
 
+    def told(self, number: str = "") -> str:
+        """What calls meet, with a number or the usual one."""
+        return self.meaning.replace("{}", number or self.usual_text)
+
     def number(self, text: str) -> float:
         """The number that was typed.
 
@@ -89,8 +93,8 @@ class FaultKind:
 
 
 KINDS: tuple[FaultKind, ...] = (
-    FaultKind("status", "each call is answered with this error", lambda n: HttpStatus(int(n)), "status", 503),
-    FaultKind("rate-limit", "429, come back after", BurstLimit, "wait", 30, seconds=True),
+    FaultKind("status", "each call fails with status {}", lambda n: HttpStatus(int(n)), "status", 503),
+    FaultKind("rate-limit", "429, come back after {}", BurstLimit, "wait", 30, seconds=True),
     FaultKind("quota-wall", "429, the quota is used up", lambda _: QuotaWall()),
     FaultKind("revoked", "the key is refused", lambda _: KeyRevoked()),
     FaultKind("refused", "nobody listens", lambda _: Refused()),
@@ -98,17 +102,15 @@ KINDS: tuple[FaultKind, ...] = (
     FaultKind("dns", "the host's name is unknown", lambda _: DnsFailure()),
     FaultKind("tls", "the certificate can't be trusted", lambda _: TlsFailure()),
     FaultKind("connect-timeout", "no connection comes about", lambda _: ConnectTimeout()),
-    FaultKind("latency", "each call leaves later by", Latency, "delay", 2, seconds=True),
-    FaultKind("slow", "the first token comes later by", SlowFirstToken, "delay", 10, seconds=True),
+    FaultKind("latency", "each call leaves {} later", Latency, "delay", 2, seconds=True),
+    FaultKind("slow", "the first token comes {} later", SlowFirstToken, "delay", 10, seconds=True),
     FaultKind("stall", "no first token ever comes", lambda _: StallBeforeFirstToken()),
-    FaultKind("stall-midway", "silence after so many tokens", lambda n: StallMidStream(int(n)), "tokens", 10),
-    FaultKind("cut", "breaks off after so many tokens", lambda n: CutStream(int(n)), "tokens", 20),
+    FaultKind("stall-midway", "{} tokens, then silence", lambda n: StallMidStream(int(n)), "tokens", 10),
+    FaultKind("cut", "breaks off after {} tokens", lambda n: CutStream(int(n)), "tokens", 20),
     FaultKind("garbage", "200 with something unreadable", lambda _: Garbage()),
     FaultKind("empty", "200 without an answer", lambda _: EmptyAnswer()),
     FaultKind("overload", "200 whose stream says overloaded", lambda _: OverloadInStream()),
-    FaultKind(
-        "flapping", "503 half of each period of", lambda n: Flapping(HttpStatus(503), n), "period", 20, True
-    ),
+    FaultKind("flapping", "503 half of each {}", lambda n: Flapping(HttpStatus(503), n), "period", 20, True),
     FaultKind("tool-missing", "the program is not installed", lambda _: ToolMissing()),
 )
 """In the order in which they are offered."""

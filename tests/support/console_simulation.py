@@ -227,7 +227,7 @@ def drill(
 ) -> DrillView:
     fault = BurstLimit(30.0) if limit else HttpStatus(503)
     return DrillView(
-        id, Drill(DrillTarget(scope, target), fault, duration_s=60.0), NOW - 17, NOW + left, hits
+        drill_id, Drill(DrillTarget(scope, target), fault, duration_s=60.0), NOW - 17, NOW + left, hits
     )
 
 

@@ -36,7 +36,7 @@ CSS = """
     #problem { color: $error; height: auto; }
     .row { height: 1; margin-top: 1; }
     .row Label { width: 10; color: $foreground 70%; }
-    .hint { height: 1; padding-left: 11; color: $foreground 60%; }
+    .hint { height: 1; padding-left: 10; color: $foreground 60%; }
     Input { width: 1fr; height: 1; border: none; padding: 0 1; background: $panel; }
     #buttons { height: 1; margin-top: 1; align-horizontal: right; }
     Button { min-width: 12; height: 1; border: none; margin-left: 1; }
@@ -135,9 +135,10 @@ class FaultDialog(ModalScreen[Drill | None]):
     def compose(self) -> ComposeResult:
         """What calls meet; the fields; buttons."""
         kind = self._typed.kind
+        meaning = kind.told("…")
         with Vertical(id="box") as box:
-            box.border_title = f"Inject {kind.name}?"
-            yield Static(f"{kind.meaning[:1].upper()}{kind.meaning[1:]}".rstrip(), markup=False)
+            box.border_title = f"Inject a fault: {kind.name}"
+            yield Static(f"{meaning[:1].upper()}{meaning[1:]}.", markup=False)
             if self._real:
                 yield Static(
                     "▲ These are real accounts: requests of everybody meet it.", id="warning", markup=False

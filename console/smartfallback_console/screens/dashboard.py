@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
 
-    from smartfallback import Event, Snapshot
+    from smartfallback import DrillView, Event, Snapshot
     from smartfallback_console.bridge import Source
     from smartfallback_console.dialogs.details import Piece
 
@@ -93,6 +93,7 @@ class Dashboard(Screen[None]):
         self._clock = clock
         self._live = live
         self._drawn: Snapshot | None = None
+        self._drills: tuple[DrillView, ...] = ()
         self._charted: Snapshot | None = None
         self._charted_at = float("-inf")
 
@@ -152,10 +153,11 @@ class Dashboard(Screen[None]):
             self.routing.apply(tick.events)
             self.query_one(RoutingFeed).show()
             self._announce(tick.events)
-        if tick.snapshot is not None and tick.snapshot is not self._drawn:
-            self._drawn = tick.snapshot
+        drills = tick.simulation.drills if tick.simulation is not None else ()
+        if tick.snapshot is not None and (tick.snapshot is not self._drawn or drills != self._drills):
+            self._drawn, self._drills = tick.snapshot, drills
             table = self.query_one(AccountsTable)
-            table.show(tick.snapshot, tick.simulation.drills if tick.simulation is not None else ())
+            table.show(tick.snapshot, drills)
             self.query_one(PaneArea).account_lines = table.line_count() + 2
             self.rename_keys()
         for screen in self.app.screen_stack:

@@ -54,7 +54,8 @@ class Rehearsals:
     def look(self, view: SimulationView | None) -> None:
         """Tell the verdict of a run that has ended."""
         ended = self._watch.look(view)
-        if ended is not None:
+        front = self._screen.simulation_view
+        if ended is not None and not (front is not None and front.tells_of(ended)):
             severity: Severity = {"passed": "information", "failed": "error"}.get(
                 ended.state.value, "warning"
             )  # type: ignore[assignment]  # one of the three
@@ -159,7 +160,7 @@ class Rehearsals:
 
     def _offer(self, target: DrillTarget, snapshot: Snapshot, wider: tuple[str, ...]) -> None:
         kinds = kinds_for(target, snapshot)
-        choices = [(kind.name, f"{kind.meaning} {kind.usual_text}".rstrip()) for kind in kinds]
+        choices = [(kind.name, kind.told()) for kind in kinds]
 
         def chosen(name: str | None) -> None:
             if name is not None:

@@ -71,13 +71,23 @@ class SimulationScreen(View):
         row = self.query_one(ScenarioList).chosen
         return row.id if isinstance(row, DrillView) else ""
 
+    def tells_of(self, run: RunView) -> bool:
+        """Whether the run's verdict stands on the screen."""
+        if not self.ready:
+            return False
+        area = self.query_one(SimulationArea)
+        return self.is_current and self._run_id == run.id and (area.steps or not area.single)
+
     def take_focus(self) -> None:
         """Focus the list, or the steps where they fill the screen."""
-        steps = self.query_one(SimulationArea).steps and self.query_one(SimulationArea).single
-        (self.query_one(RunSteps) if steps else self.query_one(ScenarioList)).focus()
+        area = self.query_one(SimulationArea)
+        # At once, not when the app gets round to it: keys typed ahead belong to the list.
+        self.set_focus(self.query_one(RunSteps if area.steps and area.single else ScenarioList))
 
     def choose(self, name: str) -> None:
         """Put the cursor on a scenario."""
+        if not self.ready:
+            return
         listed = self.query_one(ScenarioList)
         listed.choose_scenario(name)
         self._chosen = _name(listed.chosen)
@@ -85,6 +95,10 @@ class SimulationScreen(View):
     def tell_of(self, run: RunView) -> None:
         """Show a run's steps, on a small screen in place of the list."""
         self._run_id = run.id
+        if self.ready:
+            self._bring_steps()
+
+    def _bring_steps(self) -> None:
         self.query_one(RunSteps).following = True
         area = self.query_one(SimulationArea)
         area.steps = True
@@ -96,13 +110,15 @@ class SimulationScreen(View):
         view = tick.simulation
         listed = self.query_one(ScenarioList)
         listed.show(view, tick.at)
+        if not self._chosen:
+            self._chosen = _name(listed.chosen)
+            if self._run_id is not None:
+                self._bring_steps()
         under_way = running(view)
         if under_way is not None and under_way.id != self._under_way:
             self.choose(under_way.scenario)
             self.tell_of(under_way)
-        now_under_way = under_way.id if under_way is not None else None
-        if now_under_way != self._under_way:
-            self._under_way = now_under_way
+        self._under_way = under_way.id if under_way is not None else None
         self.refresh_bindings()
         self._show_subject()
         drills = view.drills if view is not None else ()
@@ -134,7 +150,9 @@ class SimulationScreen(View):
         enter = (
             "Run" if isinstance(row, ScenarioView) else "Stop it" if isinstance(row, DrillView) else "Details"
         )
-        if self.dashboard.READ_ONLY and not isinstance(row, RunView):
+        if isinstance(row, ScenarioView | DrillView) and (
+            self.dashboard.READ_ONLY or self._is_under_way(row)
+        ):
             enter = "Steps"
         return {**super().words(tick), "choose_row": enter}
 

@@ -52,6 +52,8 @@ class View(ModalScreen[None]):
     def __init__(self, dashboard: Dashboard) -> None:
         super().__init__()
         self.dashboard = dashboard
+        self.ready = False
+        """Whether there is something to draw on yet."""
 
     def compose(self) -> ComposeResult:
         """Header, the matter, prompt, keys."""
@@ -74,13 +76,14 @@ class View(ModalScreen[None]):
 
     def on_mount(self) -> None:
         """Show what is known."""
+        self.ready = True
         self.take_focus()
         self.look()
 
     def look(self) -> None:
         """Show how it stands now."""
         tick = self.dashboard.tick
-        if tick is not None:
+        if tick is not None and self.ready:
             self.query_one(Header).show(tick, read_only=self.dashboard.READ_ONLY)
             self.query_one(KeyBar).rename(self.words(tick))
             self.show(tick)

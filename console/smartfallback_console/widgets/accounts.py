@@ -81,9 +81,10 @@ class AccountsTable(LineView):
         self._longest = 6
         self._touched = UNTOUCHED
 
-    def show(self, snapshot: Snapshot | None, drills: Iterable[DrillView] = ()) -> None:
-        """Draw a snapshot, with a mark on all whose calls meet one of the ``drills``."""
-        self._touched = touched(drills, snapshot)
+    def show(self, snapshot: Snapshot | None, drills: Iterable[DrillView] | None = None) -> None:
+        """Draw a snapshot, with a mark on all whose calls meet one of the ``drills`` (None: as before)."""
+        if drills is not None:
+            self._touched = touched(drills, snapshot)
         chosen = self.selected
         self._snapshot = snapshot
         self._rows = [] if snapshot is None else self._arrange(snapshot)

@@ -87,7 +87,7 @@ def _verdict(run: RunView, width: int, ink: Ink) -> Line:
     tail = LineWriter()
     took = countdown(run.duration_s) if run.state is RunState.RUNNING else latency(run.duration_s)
     seed = f"seed {run.seed}"
-    if width >= 70 and len(seed) <= 24:
+    if width >= 60 and len(seed) <= 24:
         tail.put(f"{seed}  ", ink.muted)
     tail.put(took, ink.strong)
     room = width - out.length - tail.length - 2
@@ -119,7 +119,9 @@ def _note(run: RunView, width: int, ink: Ink) -> Line:
     if run.note:
         return LineWriter().put(fit(f"▲ {run.note}", width), ink.warning).line()
     if run.state is RunState.FAILED and run.failed_step:
-        return LineWriter().put(fit(f"✗ {run.failed_step}", width), ink.error).line()
+        step = next(step for step in run.steps if step.state is StepState.FAILED)
+        observed = next((f": {check.observed}" for check in step.checks if check.passed is False), "")
+        return LineWriter().put(fit(f"✗ {step.title}{observed}", width), ink.error).line()
     if run.state is RunState.RUNNING:
         active = next((step for step in run.steps if step.state is StepState.RUNNING), None)
         return LineWriter().put(fit(f"● {active.title}" if active else "", width), ink.accent).line()

@@ -34,6 +34,8 @@ NO_SCENARIOS = "There are no scenarios."
 NOTHING_RUN = "Nothing was run yet. Each run's verdict is kept here."
 NAMED_FROM = 56
 """Cells from which a scenario's name stands beside its title."""
+SEED_FROM = 70
+"""Cells from which a run's line has its seed; the head and the details always do."""
 
 Row = ScenarioView | DrillView | RunView | str | None
 """A scenario, a fault in force, a run, a line of words (a heading when it ends in a colon), or a gap."""
@@ -251,8 +253,8 @@ def run_line(run: RunView, width: int, ink: Ink) -> Line:
     out.put(clock_time(run.started_at), ink.muted).space(2)
     tail.put(fit(latency(run.duration_s), 6, "right"), ink.muted)
     seed = f"seed {run.seed}"
-    if width >= NAMED_FROM and len(seed) <= 24:
-        tail.space(2).put(fit(seed, max(10, len(seed))), ink.muted)
+    if width >= SEED_FROM and len(seed) <= 24:
+        tail.space(2).put(fit(seed, 15, "right"), ink.muted)
     room = max(0, width - out.length - tail.length - 2)
     name = clean(run.title or run.scenario)
     failed = clean(run.failed_step)

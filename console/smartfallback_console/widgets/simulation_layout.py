@@ -46,7 +46,7 @@ def plan(size: Size, *, steps: bool, account_lines: int) -> dict[str, Region]:
             "live": Region(0, height - 1, width, 1),
         }
     if width >= WIDE_FROM:
-        left = max(58, min(78, width * 32 // 100))
+        left = max(58, min(84, width * 39 // 100))
         regions = {"scenarios": Region(0, 0, left, height)}
         return regions | _column(Region(left, 0, width - left, height), account_lines)
     accounts = max(FEWEST_ACCOUNTS, min(account_lines, height - HEAD - FEWEST_STEPS))
@@ -143,5 +143,6 @@ class SimulationArea(Container):
     @property
     def single(self) -> bool:
         """Whether there is room for the list or the steps, not for both."""
-        regions = self.plan_for(self.size)
+        # Before the first layout the area has no size, and the terminal's is close to what it will be.
+        regions = self.plan_for(self.size or self.app.size)
         return not ("scenarios" in regions and "run-steps" in regions)
