@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from smartfallback import RunView
 from smartfallback.model.commands import Command, CommandResult, Drain
 from smartfallback.model.events import Delta, Event
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
 from smartfallback_console.bridge import CoreThread, Simulator, SourceState, Subscription
-from support import console_data
+from support import console_data, console_simulation
+from support.console_simulation import ScriptedSimulator
 
 REQUEST = Request.ask("hello")
 
@@ -84,6 +86,18 @@ class Core:
             self.closed = True
 
 
+class OnThread(ScriptedSimulator):
+    """Notes on which thread it is used."""
+
+    def __init__(self, threads: set[int]) -> None:
+        super().__init__()
+        self._threads = threads
+
+    def start(self, name: str, *, confirmed: bool = False) -> RunView:
+        self._threads.add(threading.get_ident())
+        return super().start(name, confirmed=confirmed)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for another thread, with a bound."""
     async with asyncio.timeout(10):
@@ -128,6 +142,32 @@ async def test_all_of_it_happens_on_the_cores_thread(core: Core) -> None:
         await until(lambda: handle.done)
     assert len(core.threads) == 1
     assert threading.get_ident() not in core.threads
+
+
+async def test_how_rehearsals_stand_comes_with_the_snapshot_and_at_once_after_asking(core: Core) -> None:
+    core.simulator = simulator = OnThread(core.threads)
+    async with started(core) as thread:
+        assert thread.simulation() is simulator.view()
+        run = await thread.simulate(lambda own: own.start("api-down"))
+        view = thread.simulation()
+        assert view is not None
+        assert view.current == run
+        simulator.go_on(console_simulation.failed())
+        assert thread.simulation() is view
+        thread.watch(0.005)
+        await until(lambda: thread.simulation() is not view)
+        simulator.refuse = "not now"
+        with pytest.raises(ValueError, match="not now"):
+            await thread.simulate(lambda own: own.stop())
+    assert len(core.threads) == 1
+    assert threading.get_ident() not in core.threads
+
+
+async def test_without_a_simulator_nothing_can_be_rehearsed(core: Core) -> None:
+    async with started(core) as thread:
+        assert thread.simulation() is None
+        with pytest.raises(RuntimeError, match="nothing can be rehearsed here"):
+            await thread.simulate(lambda own: own.stop())
 
 
 async def test_a_chat_streams_and_ends(core: Core) -> None:

@@ -317,6 +317,18 @@ async def test_the_picture_follows_the_running_step_until_the_reader_scrolls(con
         assert "● 27 Step 26" in running.screen_text()
 
 
+@pytest.mark.parametrize("size", [(20, 8), (40, 10), (99, 60), (200, 20), (100, 29), (159, 90), (400, 120)])
+async def test_any_size_has_the_verdict_in_sight(console: Opener, size: tuple[int, int]) -> None:
+    async with console(source(), size=size) as running:
+        await running.press("w", "enter")
+        assert "▶ RUNNING" in running.screen_text()
+        simulator_of(running).go_on(made.failed())
+        await running.look()
+        assert "✗ FAILED" in running.screen_text()
+        await running.press("tab", "end", "enter", "escape", "escape", "escape")
+        assert running.app.screen is running.dashboard
+
+
 @EACH_SIZE
 async def test_without_a_simulator_the_view_says_so(console: Opener, size: tuple[int, int]) -> None:
     async with console(ScriptedSource(), size=size) as running:

@@ -15,6 +15,7 @@ from smartfallback_console.runs import key_of, latest_runs, running
 from smartfallback_console.screens.view import View
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.footer import KeyBar
+from smartfallback_console.widgets.prompt import Prompt
 from smartfallback_console.widgets.routing_feed import RoutingFeed
 from smartfallback_console.widgets.run import LiveLine, RunHead, RunSteps
 from smartfallback_console.widgets.scenarios import ScenarioList
@@ -162,10 +163,14 @@ class SimulationScreen(View):
 
     def _arrange(self) -> None:
         area = self.query_one(SimulationArea)
+        grown = self.has_class("-single") and not area.single
         self.set_class(area.single, "-single")
         for widget in (self.query_one(AccountsTable), self.query_one(RoutingFeed)):
             widget.display = not area.single
-        if area.single and not isinstance(self.focused, ScenarioList | RunSteps) and self.is_current:
+        if self.query_one(Prompt).is_open:
+            return  # the line being typed keeps the focus
+        lost = area.single and not isinstance(self.focused, ScenarioList | RunSteps)
+        if lost or (grown and isinstance(self.focused, RunSteps)):
             self.take_focus()
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from smartfallback_console.ink import Ink
 
-ORIGINS = {"traffic": "traffic", "chat": "chat", "api": "api"}
+ORIGINS = {"traffic": "traffic", "chat": "chat", "api": "api", "rehearsal": "sim"}
 SEVERITY_SIGNS = {
     Severity.INFO: "·",
     Severity.GOOD: "✓",

@@ -124,7 +124,8 @@ def _note(run: RunView, width: int, ink: Ink) -> Line:
         return LineWriter().put(fit(f"✗ {step.title}{observed}", width), ink.error).line()
     if run.state is RunState.RUNNING:
         active = next((step for step in run.steps if step.state is StepState.RUNNING), None)
-        return LineWriter().put(fit(f"● {active.title}" if active else "", width), ink.accent).line()
+        told = f"● {active.title}" if active else "getting ready…"
+        return LineWriter().put(fit(told, width), ink.accent if active else ink.muted).line()
     done = sum(step.state is StepState.PASSED for step in run.steps)
     at = f"{done} of {len(run.steps)} steps passed · began {clock_time(run.started_at)} · all is as before"
     return LineWriter().put(fit(at, width), ink.muted).line()

@@ -229,7 +229,7 @@ def scenario_line(
     number = "" if scenario.edge_case is None else count(scenario.edge_case)
     out.put(sign, tone).space().put(fit(number, 2, "right"), ink.accent).space()
     if width >= NAMED_FROM:
-        tail.put(fit(scenario.name, min(22, width - 34), "right"), ink.muted)
+        tail.put(fit(scenario.name, min(28, width * 2 // 5), "right"), ink.muted)
     room = width - out.length - tail.length - (2 if tail.length else 0)
     out.put(fit(scenario.title, room), ink.muted if scenario.lacking else ink.text)
     out.to(width - tail.length)
