@@ -103,6 +103,9 @@ def contraries(expected: Expected, evidence: Evidence) -> Iterator[tuple[str, Ex
             case "usable":
                 for role in value:
                     yield f"usable.{role}", only(skipped=((role, SkipReason.DRAINED.value),)), evidence
+            case "shut":
+                for role in value:
+                    yield f"shut.{role}", only(provider_circuits=((role, CircuitState.CLOSED),)), evidence
             case "attention":
                 for role, count in value:
                     yield f"attention.{role}", only(attention=((role, count + 1),)), evidence

@@ -50,8 +50,12 @@ class LlamaServer:
 
 
 @asynccontextmanager
-async def llama_server(model: Path, *, context_tokens: int = 2048) -> AsyncIterator[LlamaServer]:
+async def llama_server(
+    model: Path, *, context_tokens: int = 2048, interrupts: bool = True
+) -> AsyncIterator[LlamaServer]:
     """Serve ``model`` on a free port of the loopback interface; ready when entered, gone when left.
+
+    By its default a new request ends the one that runs, without a word; else it waits.
 
     Raises:
         RuntimeError: It did not get ready; the message has the end of its output.
@@ -60,6 +64,7 @@ async def llama_server(model: Path, *, context_tokens: int = 2048) -> AsyncItera
         sys.executable,
         *("-m", "llama_cpp.server", "--model", str(model), "--n_ctx", str(context_tokens)),
         *("--n_threads", "1", "--n_batch", "64", "--host", "127.0.0.1", "--port", "0"),
+        *("--interrupt_requests", str(interrupts)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

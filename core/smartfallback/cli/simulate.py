@@ -253,26 +253,27 @@ class _Told:
             if step.state not in _MARKS:
                 break
             done += 1
-            self._line(run.scenario, f"  {_MARKS[step.state]:<7} {step.title} ({step.duration_s:.1f} s)")
+            told = f"{step.title} ({step.duration_s:.1f} s)"
+            self._line(run.scenario, f"  {_MARKS[step.state]:<7} ", told)
             for check in step.checks if step.state is StepState.FAILED else ():
                 if check.passed is False:
-                    self._line(run.scenario, f"          expected: {check.expected}")
-                    self._line(run.scenario, f"          observed: {check.observed}")
+                    self._line(run.scenario, " " * 10, f"expected: {check.expected}")
+                    self._line(run.scenario, " " * 10, f"observed: {check.observed}")
         self._steps[run.id + run.scenario] = done
 
     def verdict(self, run: RunView) -> None:
         path = " → ".join(run.path) or "nobody was asked"
         note = f" ({run.note})" if run.note else ""
-        self._line(run.scenario, f"{run.title}: {run.state.value}{note} in {run.duration_s:.1f} s; {path}")
+        told = f"{run.title}: {run.state.value}{note} in {run.duration_s:.1f} s; {path}"
+        self._line(run.scenario, "", told)
 
     def lacking(self, name: str, why: str) -> None:
         tell(one_line(f"{name}: not run: {why}"))
 
-    def _line(self, scenario: str, text: str) -> None:
+    def _line(self, scenario: str, mark: str, text: str) -> None:
         if self._show:
             head = f"{scenario}: " if self._prefix else ""
-            kept = len(text) - len(text.lstrip())
-            answer(f"{head}{' ' * kept}{one_line(text)}\n")
+            answer(f"{head}{mark}{one_line(text)}\n")
 
 
 def _end(outcomes: Sequence[_Outcome], *, as_json: bool) -> int:

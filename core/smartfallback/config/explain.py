@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from smartfallback.config.mistakes import nearest, one_of, printable
+from smartfallback.config.mistakes import nearest, one_of, printable, shown
 from smartfallback.config.schema import ConfigFile
 from smartfallback.model.quota import QuotaUnit, WindowKind
 from smartfallback.model.specs import ProviderKind
@@ -39,6 +39,8 @@ _BOUNDS: Final = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+_OF_A_KEY: Final = "[key]"
+"""How the schema says that a key is meant and not its value."""
 _TABLES: Final = frozenset({"a table", "a list in brackets"})
 _QUOTED: Final = re.compile(r"'([^']*)'")
 _TO_ADD: Final = {
@@ -69,7 +71,7 @@ def explain(
 
 
 def _explain_one(detail: ErrorDetails, report: Report, root: type[BaseModel], at: KeyPath) -> None:
-    inside: KeyPath = detail["loc"]
+    inside: KeyPath = tuple(part for part in detail["loc"] if part != _OF_A_KEY)
     path = (*at, *inside)
     kind = detail["type"]
     context = detail.get("ctx", {})
@@ -101,6 +103,7 @@ def _explain_one(detail: ErrorDetails, report: Report, root: type[BaseModel], at
         report.mistake(
             path,
             "not one of the allowed values",
+            found=shown(value) if detail["loc"] != inside else None,
             allowed=one_of(names),
             suggestion=nearest(value, names) if isinstance(value, str) else "",
         )

@@ -264,6 +264,18 @@ def _some_account_circuit(states: Sequence[tuple[Role, CircuitState]], evidence:
         yield Check(wanted, f"that of {_few(accounts)}" if accounts else "none is", bool(accounts))
 
 
+def _shut(roles: Sequence[Role], evidence: Evidence) -> Iterable[Check]:
+    for role in roles:
+        pool = evidence.pools[role]
+        accounts = [account.circuit.state for account in evidence.of(role)]
+        by_provider = pool.provider_circuit.state is CircuitState.OPEN
+        by_accounts = bool(accounts) and set(accounts) == {CircuitState.OPEN}
+        seen = f"that of provider {pool.provider_id} is {_words(pool.provider_circuit.state)}"
+        if not by_provider:
+            seen += f", those of accounts are {_counted(_words(state) for state in accounts)}"
+        yield Check(f"circuits keep {_name(role, evidence)} shut", seen, by_provider or by_accounts)
+
+
 def _quota(expected: Sequence[tuple[Role, Any]], evidence: Evidence) -> Iterable[Check]:
     for role, wanted in expected:
         accounts = evidence.of(role)
@@ -465,6 +477,7 @@ _OF_STATES: Final[dict[str, Callable[[Any, Evidence], Iterable[Check]]]] = {
     "provider_circuits": _provider_circuits,
     "account_circuits": _account_circuits,
     "some_account_circuit": _some_account_circuit,
+    "shut": _shut,
     "quota": _quota,
     "skipped": _skipped,
     "usable": _usable,

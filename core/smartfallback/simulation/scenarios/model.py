@@ -30,7 +30,7 @@ class Deed(StrEnum):
     """What an operator does to the accounts of a role or to their circuits."""
 
     HALF_OPEN = "half-open"
-    """Let the next calls be probes, in place of waiting for the end of the break."""
+    """Let the next calls be probes where a circuit is open, in place of waiting for the end of its break."""
     OPEN = "open"
     CLOSE = "close"
     RESET = "reset"
@@ -126,6 +126,8 @@ class Expected:
         provider_circuits: The state of the provider's circuit.
         account_circuits: The state of the circuit of every account, of their models too.
         some_account_circuit: The state of the circuit of at least one account or model.
+        shut: Roles that are asked no more, since the provider's circuit is open or, where there are too
+            few accounts for that, those of all accounts.
         quota: How the quota of each account stands.
         skipped: Why every account would be passed over, in the words of the feed.
         usable: Roles of which an account would be chosen.
@@ -156,6 +158,7 @@ class Expected:
     provider_circuits: Of | None = None
     account_circuits: Of | None = None
     some_account_circuit: Of | None = None
+    shut: tuple[Role, ...] | None = None
     quota: tuple[tuple[Role, QuotaExpected], ...] | None = None
     skipped: tuple[tuple[Role, str], ...] | None = None
     usable: tuple[Role, ...] | None = None

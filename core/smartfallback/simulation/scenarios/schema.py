@@ -83,6 +83,7 @@ class ExpectTable(Table):
     provider_circuits: dict[RoleName, StateName] | None = None
     account_circuits: dict[RoleName, StateName] | None = None
     some_account_circuit: dict[RoleName, StateName] | None = None
+    shut: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     quota: dict[RoleName, QuotaTable] | None = None
     skipped: dict[RoleName, ReasonName] | None = None
     usable: Annotated[list[RoleName] | None, Field(min_length=1)] = None

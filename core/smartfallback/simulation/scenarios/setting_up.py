@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from smartfallback.model.circuits import CircuitScope, CircuitState, CircuitTarget
+from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.commands import (
     CloseCircuit,
     Command,
@@ -143,16 +143,17 @@ class SettingUp:
                     self._held.pop(account, None)
                 guess = TruthLabel.ESTIMATED
                 return [CorrectQuota(account, GUESS_PERCENT, label=guess) for account in accounts]
-        pool = self._stage.roles[action.on]
+        snapshot = self._stage.orchestrator.snapshot()
         if action.circuit is Circuits.PROVIDER:
-            targets = [CircuitTarget(CircuitScope.PROVIDER, pool.provider_id)]
+            circuits = [self._stage.pool_view(action.on, snapshot).provider_circuit]
         else:
-            snapshot = self._stage.orchestrator.snapshot()
             views = [view for view in self._of(action.on, snapshot) if view.id in accounts]
-            # Circuits of models are lifted with their account's.
-            models = [each.target for view in views for each in view.model_circuits]
-            targets = [view.circuit.target for view in views]
-            targets += models if action.do is not Deed.OPEN else []
+            circuits = [view.circuit for view in views]
+            if action.do is not Deed.OPEN:
+                circuits += [each for view in views for each in view.model_circuits]
+        if action.do is Deed.HALF_OPEN:
+            circuits = [circuit for circuit in circuits if circuit.state is CircuitState.OPEN]
+        targets = [circuit.target for circuit in circuits]
         return [_on_circuit(action.do, target) for target in targets]
 
     def _order(self, command: Command) -> None:

@@ -171,7 +171,10 @@ class Simulator:
         run.check()
         self._begun += 1
         self._run = run
-        self._task = asyncio.get_running_loop().create_task(self._play(run), name="smartfallback-scenario")
+        task = asyncio.get_running_loop().create_task(self._play(run), name="smartfallback-scenario")
+        # One that is stopped before its first step never gets to an end of its own.
+        task.add_done_callback(lambda _: self._ended(run))
+        self._task = task
         return run.progress()
 
     def stop(self) -> bool:
@@ -194,10 +197,11 @@ class Simulator:
                 await run.run()
         except ValueError as error:
             run.refused(str(error))
-        finally:
-            run.refused("stopped")  # says nothing unless it never began
-            self._task = None
-            self._history.add(run.progress())
+
+    def _ended(self, run: ScenarioRun) -> None:
+        run.refused("stopped")  # says nothing of one that has its verdict
+        self._task = None
+        self._history.add(run.progress())
 
     # -- drills by hand ---------------------------------------------------------------------
 
