@@ -23,23 +23,13 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from smartfallback import (
-        Command,
-        CommandResult,
-        Drill,
-        DrillView,
-        Event,
-        Request,
-        RunView,
-        SimulationView,
-        Snapshot,
-    )
+    from smartfallback import Command, CommandResult, Event, Request, SimulationView, Snapshot
+    from smartfallback_console.system import Engine, Simulator, Subscription, SystemFactory
 
 T = TypeVar("T")
 
@@ -54,84 +44,6 @@ class SourceState(StrEnum):
     RUNNING = "running"
     FAILED = "failed"
     STOPPED = "stopped"
-
-
-class Subscription(Protocol):
-    """The engine's event queue for one listener."""
-
-    def drain(self) -> tuple[tuple[Event, ...], int]:
-        """New events and how many were dropped since the last call; from any thread."""
-        ...
-
-
-class Engine(Protocol):
-    """What the console needs of an orchestrator."""
-
-    def snapshot(self) -> Snapshot:
-        """The state of everything, on the core's loop."""
-        ...
-
-    def subscribe(self, backlog: int = ...) -> Subscription:
-        """Begin to collect events, at most so many between two drains."""
-        ...
-
-    def unsubscribe(self, subscription: Any) -> None:
-        """Stop collecting."""
-        ...
-
-    def execute(self, command: Command) -> CommandResult:
-        """Carry out a command, on the core's loop."""
-        ...
-
-    def stream(self, request: Request) -> AsyncIterator[Event]:
-        """The events of one request."""
-        ...
-
-
-class Simulator(Protocol):
-    """What the console needs of a simulator; all of it on the core's loop."""
-
-    def view(self) -> SimulationView:
-        """How rehearsals stand; cheap."""
-        ...
-
-    def start(self, name: str, *, confirmed: bool = ...) -> RunView:
-        """Start a scenario; ValueError says why not."""
-        ...
-
-    def stop(self) -> bool:
-        """End the scenario that runs, and clean up after it."""
-        ...
-
-    def start_drill(self, drill: Drill) -> DrillView:
-        """Inject a fault; ValueError says why not."""
-        ...
-
-    def stop_drill(self, drill_id: str) -> bool:
-        """End one fault."""
-        ...
-
-    def stop_all_drills(self) -> int:
-        """End all faults that were started by hand."""
-        ...
-
-
-class System(Protocol):
-    """A running system: the demo's or the configured one."""
-
-    @property
-    def orchestrator(self) -> Engine:
-        """Its engine."""
-        ...
-
-    @property
-    def simulator(self) -> Simulator | None:
-        """Rehearses outages on it, None where nothing can."""
-        ...
-
-
-SystemFactory = Callable[[], AbstractAsyncContextManager[System]]
-"""Makes the context within which the system runs; called and entered on the core's thread."""
 
 
 class ChatHandle:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from smartfallback_console.app import ConsoleApp
-    from smartfallback_console.bridge import CoreThread, System, SystemFactory
+    from smartfallback_console.bridge import CoreThread
+    from smartfallback_console.system import System, SystemFactory
 
 EXIT_CRASH = 1
 """The console met an error that it did not expect; the details are in a file."""

@@ -17,7 +17,8 @@ from smartfallback.model.events import Delta, Event
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
-from smartfallback_console.bridge import CoreThread, Simulator, SourceState, Subscription
+from smartfallback_console.bridge import CoreThread, SourceState
+from smartfallback_console.system import Simulator, Subscription
 from support import console_data, console_simulation
 from support.console_simulation import ScriptedSimulator
 

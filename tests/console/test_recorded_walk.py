@@ -13,8 +13,9 @@ import pytest
 
 from smartfallback import RunState, demo
 from smartfallback_console.app import ConsoleApp
-from smartfallback_console.bridge import CoreThread, System
+from smartfallback_console.bridge import CoreThread
 from smartfallback_console.screens.dashboard import Dashboard
+from smartfallback_console.system import System
 from support.console import press, settle
 
 PATIENCE_S = 60.0

@@ -37,8 +37,9 @@ from smartfallback import (
     Usage,
 )
 from smartfallback_console import themes
-from smartfallback_console.bridge import ChatHandle, Simulator, SourceState
+from smartfallback_console.bridge import ChatHandle, SourceState
 from smartfallback_console.chat.pane import ChatPane
+from smartfallback_console.system import Simulator
 from support.clock import FakeClock
 from support.console_data import NOW, decision, snapshot
 

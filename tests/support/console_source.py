@@ -19,7 +19,8 @@ from smartfallback.model.decisions import AdminState, Skip, SkipReason
 from smartfallback.model.events import Event
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
-from smartfallback_console.bridge import ChatHandle, Simulator, SourceState
+from smartfallback_console.bridge import ChatHandle, SourceState
+from smartfallback_console.system import Simulator
 from support import console_data
 from support.console_simulation import ScriptedSimulator
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from smartfallback import Drill, DrillTarget, ScenarioView, SimulationView, Snapshot
-    from smartfallback_console.bridge import Simulator
     from smartfallback_console.proposal import Subject
     from smartfallback_console.screens.dashboard import Dashboard
     from smartfallback_console.screens.operations import Operations, Severity
+    from smartfallback_console.system import Simulator
 
 ALL = "all"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from textual import events
     from textual.app import ComposeResult
 
-    from smartfallback import SimulationView, Snapshot
+    from smartfallback import SimulationView
     from smartfallback_console.feed import Tick
     from smartfallback_console.screens.dashboard import Dashboard
 
@@ -48,8 +48,8 @@ class SimulationScreen(View):
         self._run_id: str | None = None
         """The run that is told of, whatever the cursor stands on."""
         self._under_way: str | None = None
+        self._can_stop = (False, False)
         self._chosen: str = ""
-        self._drawn: Snapshot | None = None
 
     def compose_body(self) -> ComposeResult:
         """List, run, and live panels."""
@@ -120,7 +120,10 @@ class SimulationScreen(View):
             self.choose(under_way.scenario)
             self.tell_of(under_way)
         self._under_way = under_way.id if under_way is not None else None
-        self.refresh_bindings()
+        can_stop = (self._under_way is not None, view is not None and bool(view.drills))
+        if can_stop != self._can_stop:
+            self._can_stop = can_stop
+            self.refresh_bindings()
         self._show_subject()
         drills = view.drills if view is not None else ()
         self.query_one(LiveLine).show(tick.snapshot)
@@ -262,7 +265,7 @@ class OperatorSimulationScreen(SimulationScreen):
         if action == "operate" and parameters == ("stop_simulation",):
             return running(view) is not None
         if action == "operate" and parameters == ("stop_faults",):
-            return view is not None and bool(view.drills)
+            return view is not None and bool(view.drills) and running(view) is None
         return super().check_action(action, parameters)
 
 
