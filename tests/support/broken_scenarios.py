@@ -13,7 +13,7 @@ from smartfallback import (
     SkipReason,
     TruthLabel,
 )
-from smartfallback.simulation.scenarios.judging import Evidence
+from smartfallback.simulation.scenarios.evidence import Evidence
 from smartfallback.simulation.scenarios.model import Expected, QuotaExpected, Role
 
 NOTHING = Expected()

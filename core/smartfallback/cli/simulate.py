@@ -14,6 +14,7 @@ from smartfallback.cli.terminal import CommandError, answer, answer_json, one_li
 from smartfallback.config import ConfigError, load_config
 from smartfallback.config.mistakes import nearest, one_of
 from smartfallback.simulation.scenarios.loading import ALL, LoadedScenarios, available_scenarios
+from smartfallback.simulation.scenarios.verdict import verdict_of
 from smartfallback.simulation.scenarios.views import RunState, StepState
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from smartfallback.simulation.scenarios.model import Scenario
     from smartfallback.simulation.scenarios.runner import Caps
     from smartfallback.simulation.scenarios.simulator import Simulator
-    from smartfallback.simulation.scenarios.views import RunView, StepView
+    from smartfallback.simulation.scenarios.views import RunView
 
 PACE: Final = 20.0
 """So many times as fast as usual the upstreams of the command's own demos answer."""
@@ -300,12 +301,12 @@ def _as_json(outcome: _Outcome) -> Mapping[str, object]:
             "duration_s": 0.0,
             "lacking": outcome.lacking,
         }
-    expected, observed = _compared(run.steps)
+    verdict = verdict_of(run)
     return {
         "scenario": run.scenario,
         "passed": outcome.passed,
-        "expected": expected,
-        "observed": observed,
+        "expected": verdict.expected,
+        "observed": verdict.observed,
         "path": list(run.path),
         "answered_by": run.answered_by,
         "duration_s": round(run.duration_s, 3),
@@ -329,13 +330,3 @@ def _as_json(outcome: _Outcome) -> Mapping[str, object]:
             for step in run.steps
         ],
     }
-
-
-def _compared(steps: Sequence[StepView]) -> tuple[str, str]:
-    """What was expected and observed: where it failed, else in the last step that ran."""
-    told = [step for step in steps if step.checks and step.state is not StepState.SKIPPED]
-    if not told:
-        return "", ""
-    step = next((each for each in told if each.state is StepState.FAILED), told[-1])
-    checks = [each for each in step.checks if each.passed is False] or list(step.checks)
-    return "; ".join(each.expected for each in checks), "; ".join(each.observed for each in checks)

@@ -176,8 +176,16 @@ def _check_meaning(checked: Any, report: Report) -> None:
                 "is about requests, and the step sends none",
                 suggestion="add [steps.traffic]",
             )
-        if not expected.made().given:
-            report.mistake((*place, "expect"), "expects nothing", suggestion="say what has to be observed")
+        for where, table in _expectations(step):
+            if not table.made().given:
+                report.mistake((*place, *where), "expects nothing", suggestion="say what has to be observed")
+            for role, quota in (table.quota or {}).items():
+                if not any(each is not None for each in quota.made()):
+                    report.mistake(
+                        (*place, *where, "quota", role.value),
+                        "expects nothing",
+                        allowed=", ".join(type(quota).model_fields),
+                    )
         if not in_force and not {"most_met", "least_met"}.isdisjoint(expected.made().given):
             report.mistake((*place, "expect"), "counts calls that meet a drill, and none is in force")
         if step.wait_for and (asked := _about_requests(step.wait_for.made().given)):
@@ -191,6 +199,16 @@ def _check_meaning(checked: Any, report: Report) -> None:
             for other in checked.steps[: index + 1]
             for drill in other.drills
         )
+
+
+def _expectations(step: Any) -> list[tuple[KeyPath, Any]]:
+    """All that is compared with what is observed: what holds of nothing would hold always."""
+    found: list[tuple[KeyPath, Any]] = [(("expect",), step.expect)]
+    if step.wait_for:
+        found.append((("wait_for",), step.wait_for))
+    if step.traffic and step.traffic.stop_when:
+        found.append((("traffic", "stop_when"), step.traffic.stop_when))
+    return found
 
 
 def _about_requests(given: tuple[str, ...]) -> list[str]:

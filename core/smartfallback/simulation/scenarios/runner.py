@@ -12,9 +12,11 @@ from smartfallback.engine.rehearsal import Rehearsal
 from smartfallback.model.commands import RefreshQuota
 from smartfallback.simulation.drills.drill import Drill, DrillScope, DrillTarget
 from smartfallback.simulation.scenarios.asking import Asker, Asking
-from smartfallback.simulation.scenarios.judging import Evidence, announced, holds, judge, settled
+from smartfallback.simulation.scenarios.evidence import Evidence
+from smartfallback.simulation.scenarios.judging import announced, holds, judge, settled
 from smartfallback.simulation.scenarios.model import Expected, PlannedDrill, Role, Scenario, ScenarioStep
 from smartfallback.simulation.scenarios.setting_up import SettingUp
+from smartfallback.simulation.scenarios.verdict import Verdict, verdict_of
 from smartfallback.simulation.scenarios.views import Check, RunState, RunView, StepState, StepView
 
 if TYPE_CHECKING:
@@ -38,31 +40,6 @@ class Caps(NamedTuple):
 
 class RunEnded(Exception):
     """The run ends before its verdict; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How a run ended.
-
-    Attributes:
-        expected: What the first failed check expected, or, of a run that passed, its last step's.
-        observed: What was observed there.
-        path: The accounts that were asked, in the order of the first time.
-        answered_by: Who gave the latest answer.
-        failed_step: The title of the step that failed, empty if none did.
-    """
-
-    scenario: str
-    passed: bool
-    steps: tuple[StepView, ...]
-    expected: str
-    observed: str
-    path: tuple[str, ...]
-    answered_by: str | None
-    duration_s: float
-    seed: int
-    failed_step: str = ""
-    note: str = ""
 
 
 @dataclass(slots=True)
@@ -185,27 +162,7 @@ class ScenarioRun:
 
     def verdict(self) -> Verdict:
         """What the run has shown, once it is over."""
-        view = self.progress()
-        expected = observed = ""
-        told = [step for step in view.steps if step.checks and step.state is not StepState.SKIPPED]
-        if told:
-            step = next((each for each in told if each.state is StepState.FAILED), told[-1])
-            checks = [each for each in step.checks if each.passed is False] or list(step.checks)
-            expected = "; ".join(each.expected for each in checks)
-            observed = "; ".join(each.observed for each in checks)
-        return Verdict(
-            view.scenario,
-            view.state is RunState.PASSED,
-            view.steps,
-            expected,
-            observed,
-            view.path,
-            view.answered_by,
-            view.duration_s,
-            view.seed,
-            view.failed_step,
-            view.note,
-        )
+        return verdict_of(self.progress())
 
     # -- the play ---------------------------------------------------------------------------
 

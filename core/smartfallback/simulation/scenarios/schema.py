@@ -69,8 +69,8 @@ class ExpectTable(Table):
     path: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     path_begins: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     path_contains: Annotated[list[RoleName] | None, Field(min_length=1)] = None
-    most_tries: dict[RoleName, Number] | None = None
-    least_tries: dict[RoleName, Number] | None = None
+    most_tries: Annotated[dict[RoleName, Number] | None, Field(min_length=1)] = None
+    least_tries: Annotated[dict[RoleName, Number] | None, Field(min_length=1)] = None
     most_met: Met | None = None
     least_met: Met | None = None
     degraded: list[KindName] | None = None
@@ -78,16 +78,16 @@ class ExpectTable(Table):
     failures: list[ErrorName] | None = None
     slowest_s: Positive | None = None
     slowest_token_s: Positive | None = None
-    most_at_once: dict[RoleName, Number] | None = None
-    spread: dict[RoleName, Count] | None = None
-    provider_circuits: dict[RoleName, StateName] | None = None
-    account_circuits: dict[RoleName, StateName] | None = None
-    some_account_circuit: dict[RoleName, StateName] | None = None
+    most_at_once: Annotated[dict[RoleName, Number] | None, Field(min_length=1)] = None
+    spread: Annotated[dict[RoleName, Count] | None, Field(min_length=1)] = None
+    provider_circuits: Annotated[dict[RoleName, StateName] | None, Field(min_length=1)] = None
+    account_circuits: Annotated[dict[RoleName, StateName] | None, Field(min_length=1)] = None
+    some_account_circuit: Annotated[dict[RoleName, StateName] | None, Field(min_length=1)] = None
     shut: Annotated[list[RoleName] | None, Field(min_length=1)] = None
-    quota: dict[RoleName, QuotaTable] | None = None
-    skipped: dict[RoleName, ReasonName] | None = None
+    quota: Annotated[dict[RoleName, QuotaTable] | None, Field(min_length=1)] = None
+    skipped: Annotated[dict[RoleName, ReasonName] | None, Field(min_length=1)] = None
     usable: Annotated[list[RoleName] | None, Field(min_length=1)] = None
-    attention: dict[RoleName, Number] | None = None
+    attention: Annotated[dict[RoleName, Number] | None, Field(min_length=1)] = None
     without_tool: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     unblamed: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     all_given_back: Literal[True] | None = None

@@ -9,7 +9,8 @@ import pytest
 
 from smartfallback import RunState, StepState
 from smartfallback.simulation.scenarios import runner
-from smartfallback.simulation.scenarios.judging import Evidence, judge
+from smartfallback.simulation.scenarios.evidence import Evidence
+from smartfallback.simulation.scenarios.judging import judge
 from smartfallback.simulation.scenarios.loading import built_in
 from smartfallback.simulation.scenarios.model import Expected, Scenario
 from support.broken_scenarios import contraries

@@ -108,6 +108,37 @@ expect = {}
     assert "status must be from 300 to 599, not 200" in problems
 
 
+@pytest.mark.parametrize("where", ["expect", "wait_for", "traffic.stop_when"])
+@pytest.mark.parametrize(
+    ("nothing", "key"),
+    [
+        ("provider_circuits = {}", ".provider_circuits"),
+        ("most_tries = {}", ".most_tries"),
+        ("skipped = {}", ".skipped"),
+        ("quota = {}", ".quota"),
+        ("quota.first = {}", ".quota.first"),
+        ("", ""),
+    ],
+)
+def test_an_expectation_that_could_never_fail_is_a_mistake(tmp_path, where, nothing, key):
+    path = tmp_path / "mine.toml"
+    expect = "" if where == "expect" else "expect.answered = 1.0"
+    path.write_text(
+        f'''title = "Mine"
+about = "x"
+[[steps]]
+title = "One"
+traffic.requests = 1
+{expect}
+[steps.{where}]
+{nothing}
+'''
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_scenario(path)
+    assert f"steps[0].{where}{key}" in {each.key for each in caught.value.mistakes}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
