@@ -20,7 +20,7 @@ from smartfallback_console.widgets.simulation_layout import SimulationArea
 from smartfallback_console.widgets.tabs import PaneTabs
 from support import console_simulation as made
 from support.console import Console, Opener
-from support.console_data import hostile_snapshot
+from support.console_data import events, hostile_snapshot, snapshot
 from support.console_simulation import ScriptedSimulator, drill, simulation
 from support.console_source import ScriptedSource
 
@@ -386,6 +386,22 @@ async def test_the_recovery_view_and_this_one_open_each_other(console: Opener) -
         assert isinstance(running.app.screen, SimulationScreen)
         await running.press("escape")
         assert not isinstance(running.app.screen, View)
+
+
+@pytest.mark.parametrize("view", ["w", "v"])
+async def test_the_overview_is_up_to_date_when_a_view_closes(console: Opener, view: str) -> None:
+    async with console(ScriptedSource(events=(), simulator=ScriptedSimulator())) as running:
+        await running.press(view)
+        running.source.snapshot = snapshot(version=7, degraded="nobody of antigravity")
+        running.source.move(60.0, *events())
+        simulator_of(running).now = simulation(drills=(drill(),))
+        await running.look()
+        await running.press("escape")
+        text = running.screen_text()
+        assert "▽ default is degraded" in text
+        assert "12:01:00" in text
+        assert "▲↯ag-3" in text
+        assert "ag-6 ✗500" in text
 
 
 async def test_actions_concern_the_account_that_is_chosen_in_front(console: Opener) -> None:

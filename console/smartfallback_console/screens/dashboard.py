@@ -94,6 +94,7 @@ class Dashboard(Screen[None]):
         self._live = live
         self._drawn: Snapshot | None = None
         self._drills: tuple[DrillView, ...] = ()
+        self._covered = False
         self._charted: Snapshot | None = None
         self._charted_at = float("-inf")
 
@@ -146,13 +147,32 @@ class Dashboard(Screen[None]):
         if not self.in_sight:
             return
         tick = self.tick = self.feed.tick()
-        self.query_one(Header).show(tick, read_only=self.READ_ONLY)
         if tick.dropped != self.routing.dropped:
             self.routing.dropped = tick.dropped
         if tick.events:
             self.routing.apply(tick.events)
-            self.query_one(RoutingFeed).show()
             self._announce(tick.events)
+        # What changes under a view is drawn through it, region by region, although nobody sees it.
+        self._covered = self.front is not self
+        if not self._covered:
+            self._draw(tick)
+        for screen in self.app.screen_stack:
+            if isinstance(screen, DetailsDialog | View):
+                screen.look()
+        self.operations.rehearsals.look(tick.simulation)
+
+    def on_screen_resume(self) -> None:
+        """Draw what has changed under a view that is closed now."""
+        if self._covered:
+            self._covered = False
+            self.query_one(RoutingFeed).show()
+            self.look()
+
+    def _draw(self, tick: Tick) -> None:
+        """All panes, as far as they differ."""
+        self.query_one(Header).show(tick, read_only=self.READ_ONLY)
+        if tick.events:
+            self.query_one(RoutingFeed).show()
         drills = tick.simulation.drills if tick.simulation is not None else ()
         if tick.snapshot is not None and (tick.snapshot is not self._drawn or drills != self._drills):
             self._drawn, self._drills = tick.snapshot, drills
@@ -160,10 +180,6 @@ class Dashboard(Screen[None]):
             table.show(tick.snapshot, drills)
             self.query_one(PaneArea).account_lines = table.line_count() + 2
             self.rename_keys()
-        for screen in self.app.screen_stack:
-            if isinstance(screen, DetailsDialog | View):
-                screen.look()
-        self.operations.rehearsals.look(tick.simulation)
         self._chart()
 
     def _chart(self) -> None:
