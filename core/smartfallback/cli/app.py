@@ -134,10 +134,11 @@ def simulate(
     from smartfallback.cli import simulate as command
 
     def run() -> int:
-        if listed or name is None:
+        if listed:
             return command.list_scenarios(as_json=as_json)
+        # A script whose variable is empty must not read "nothing failed" from a list.
         return command.simulate(
-            name, config=config, seed=seed, yes=yes, as_json=as_json, requests=requests, tokens=tokens
+            name or "", config=config, seed=seed, yes=yes, as_json=as_json, requests=requests, tokens=tokens
         )
 
     run_command(run)

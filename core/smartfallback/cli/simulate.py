@@ -79,11 +79,14 @@ def simulate(
         CommandError: Something of the input can't be used; nothing was sent.
     """
     try:
-        return _simulate(name, config, seed, yes=yes, as_json=as_json, caps=(requests, tokens))
-    except CommandError:
+        code = _simulate(name, config, seed, yes=yes, as_json=as_json, caps=(requests, tokens))
+    except (Exception, KeyboardInterrupt):
         if as_json:
-            answer_json([])
+            answer_json([])  # whoever reads it finds no verdict, rather than no list
         raise
+    if as_json and code > exit_codes.AFTER_SIGNAL:
+        answer_json([])
+    return code
 
 
 def _simulate(
@@ -120,7 +123,9 @@ def _chosen(name: str, loaded: LoadedScenarios) -> list[Scenario]:
         tell(f"Warning: {error.headline}")
     if found is None:
         names = [*loaded.scenarios, ALL]
-        closest = nearest(name, names)
+        # "edge-2" is nearer to the whole name than its letters are.
+        begun = next((each for each in names if name and each.startswith(name)), "")
+        closest = f'did you mean "{begun}"?' if begun else nearest(name, names)
         raise CommandError(
             f"There is no scenario {one_of([name])}{f'; {closest}' if closest else '.'} "
             f"The scenarios are {one_of(names)}.",
@@ -282,7 +287,9 @@ def _end(outcomes: Sequence[_Outcome], *, as_json: bool) -> int:
         answer_json([_as_json(outcome) for outcome in outcomes])
     verdicts = [outcome.passed for outcome in outcomes if outcome.passed is not None]
     if not as_json and len(outcomes) > 1:
-        answer(f"{sum(verdicts)} of {len(verdicts)} scenarios passed.\n")
+        missing = len(outcomes) - len(verdicts)
+        not_run = f", {missing} not run" if missing else ""
+        answer(f"{sum(verdicts)} of {len(verdicts)} scenarios passed{not_run}.\n")
     if not verdicts:
         return exit_codes.MISUSED
     return exit_codes.DONE if all(verdicts) else exit_codes.FAILED
