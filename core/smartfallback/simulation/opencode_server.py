@@ -189,6 +189,8 @@ class OpenCodeServer(UpstreamServer):
             if not listener.clean and request.transport is not None:
                 request.transport.close()
             return response
+        except ConnectionError:
+            return response  # nobody listens any more
         finally:
             self._listeners.discard(listener)
 
