@@ -120,11 +120,11 @@ def simulate(
     requests: Annotated[
         int,
         typer.Option("--requests", min=1, help="The most that a scenario sends to configured accounts."),
-    ] = 100,
+    ] = 200,
     tokens: Annotated[
         int,
         typer.Option("--tokens", min=1, help="From so many used tokens on it sends no more to them."),
-    ] = 50_000,
+    ] = 100_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of verdicts.")] = False,
 ) -> None:
     """Rehearse an outage on the real code path, and read a verdict.

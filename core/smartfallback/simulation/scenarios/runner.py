@@ -34,8 +34,8 @@ MOST_S: Final = 180.0
 class Caps(NamedTuple):
     """What a run may send: so many requests, and no further one once it has used so many tokens."""
 
-    requests: int = 100
-    tokens: int = 50_000
+    requests: int = 200
+    tokens: int = 100_000
 
 
 class RunEnded(Exception):
@@ -132,7 +132,8 @@ class ScenarioRun:
         most = self._scenario.most_requests
         if self._caps is not None and most > self._caps.requests:
             raise ValueError(
-                f"{self._scenario.name} sends up to {most} requests, and {self._caps.requests} are allowed"
+                f"{self._scenario.name} sends up to {most} requests, and {self._caps.requests} are allowed "
+                "(--requests of the command allows more)"
             )
 
     def refused(self, why: str) -> None:
