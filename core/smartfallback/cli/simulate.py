@@ -234,6 +234,8 @@ async def _run(simulator: Simulator, name: str, seed: int, told: _Told, caps: Ca
             if current is not None:
                 told.steps(current)
     finally:
+        if not waiting.done():  # the command is interrupted: the run ends, and puts all back, before it does
+            simulator.stop()
         await asyncio.gather(waiting, return_exceptions=True)
     run = waiting.result()
     if run is not None:

@@ -50,3 +50,29 @@ async def test_what_was_interrupted_is_still_a_list_and_leaves_no_files(
         output, _ = await process.communicate()
     assert (process.returncode, json.loads(output)) == (code, [])
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_run_that_has_begun_ends_with_the_command(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    (folder := tmp_path / "config" / "smartfallback" / "scenarios").mkdir(parents=True)
+    (folder / "long.toml").write_text(
+        'title = "Long"\nabout = "Goes on and on."\n'
+        '[[steps]]\ntitle = "Begins"\ntraffic = { requests = 1 }\nexpect = { answered = 1.0 }\n'
+        '[[steps]]\ntitle = "Goes on"\ntraffic = { requests = 500, every_s = 10.0 }\n'
+        "expect = { answered = 1.0 }\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "simulate", "long"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30.0):
+        assert b"Begins" in await process.stdout.readline()
+        process.send_signal(number)
+        await process.communicate()
+    assert process.returncode == code
