@@ -124,7 +124,7 @@ def test_an_expectation_that_could_never_fail_is_a_mistake(tmp_path, where, noth
     path = tmp_path / "mine.toml"
     expect = "" if where == "expect" else "expect.answered = 1.0"
     path.write_text(
-        f'''title = "Mine"
+        f"""title = "Mine"
 about = "x"
 [[steps]]
 title = "One"
@@ -132,7 +132,7 @@ traffic.requests = 1
 {expect}
 [steps.{where}]
 {nothing}
-'''
+"""
     )
     with pytest.raises(ConfigError) as caught:
         load_scenario(path)
