@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -22,3 +23,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("notes")
         for note in sorted(notes):
             terminalreporter.write_line(note)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers a core: much of the suite waits for servers, processes and limits."""
+    return 2 * (os.cpu_count() or 1)
