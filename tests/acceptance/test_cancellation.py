@@ -35,8 +35,8 @@ from support.lab_systems import WEEKLY
 from support.leftovers import held, tasks, unfinished
 
 MOST_TURNS = 2_000
-EACH_TURN_UP_TO = 150
-"""Every turn up to this is tried, then one in seven: long waits are many turns that are alike."""
+EACH_TURN_UP_TO = 60
+"""Every turn up to this is tried, then one in eleven: long waits are many turns that are alike."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ async def cancelled_everywhere(way: Way) -> int:
         ]
         turn = 1
         while await cancelled_at(way, turn, servers, script):
-            turn += 1 if turn < EACH_TURN_UP_TO else 7
+            turn += 1 if turn < EACH_TURN_UP_TO else 11
             assert turn < MOST_TURNS
     return turn
 

@@ -262,7 +262,7 @@ def conditions(state: AccountState):
     return replace(state, windows=(), last_used_at=None, requests=0, tokens=0, circuit=None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     before=STEPS,
     inside=STEPS,
