@@ -8,12 +8,16 @@ from smartfallback.model.circuits import CircuitState, CircuitTarget
 from smartfallback.model.decisions import AdminState, Skip
 from smartfallback.model.quota import QuotaStatus, QuotaUnit, TruthLabel, WindowKind, WindowReading
 from smartfallback.model.recoveries import QueueView, RecoveryView
+from smartfallback.model.sharing import StoreView
 from smartfallback.model.specs import ProviderKind, Strategy
 
 
 @dataclass(frozen=True, slots=True)
 class WindowView:
-    """One quota window. ``percent`` (used, without what is held) is None when nobody knows."""
+    """One quota window. ``percent`` (used, without what is held) is None when nobody knows.
+
+    ``elsewhere`` is what other instances hold, or have leased and not spent yet.
+    """
 
     kind: WindowKind
     unit: QuotaUnit
@@ -25,6 +29,7 @@ class WindowView:
     label: TruthLabel
     read_at: float | None
     resets_at: float | None
+    elsewhere: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,7 @@ class Snapshot:
     queue: QueueView = field(default_factory=QueueView)
     retry_budget_left: float | None = None
     """Retries and hedges that the budget would allow now."""
+    store: StoreView = field(default_factory=StoreView)
 
     def account(self, account_id: str) -> AccountView | None:
         """The account of that id, None if there is none."""

@@ -1,0 +1,1 @@
+"""State that several instances share on a Redis server; redis-py is loaded when a store starts."""
