@@ -332,3 +332,16 @@ class StoreView:
     trouble: str = ""
     unsent: int = 0
     instances: tuple[InstanceView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SharingSpec:
+    """How this instance takes part in sharing.
+
+    Attributes:
+        mode: How a quota is shared.
+        name: What its operator calls this instance; empty for the host's name and the process's number.
+    """
+
+    mode: SharingMode = SharingMode.LEASED
+    name: str = ""
