@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from smartfallback.model.quota import QuotaUnit, TruthLabel, WindowSpec
 from smartfallback.model.state import WallState
-from smartfallback.policy.ledger_counts import CountingLedger
+from smartfallback.policy.ledger_sharing import SharedLedger
 from smartfallback.policy.ledger_window import (
     LedgerWindow,
     Reservation,
@@ -44,10 +44,10 @@ _UNKNOWN: Final = TruthLabel.UNKNOWN
 _ESTIMATED: Final = TruthLabel.ESTIMATED
 
 
-class AccountLedger(CountingLedger):
+class AccountLedger(SharedLedger):
     """One account's quota with all that is learnt of it from outside, and what outlives a restart.
 
-    Takes the arguments of :class:`CountingLedger`.
+    Takes the arguments of :class:`~smartfallback.policy.ledger_counts.CountingLedger`.
     """
 
     __slots__ = ()
@@ -119,11 +119,13 @@ class AccountLedger(CountingLedger):
                 window.open(now if read_at is None else min(now, read_at))
                 self._waiting = any(other.closed for other in self._windows)
                 self._reschedule()
+        self._rebased(window, read=read_at is not None)
         self._dirty = True
 
     def own_use(self, now: float) -> OwnUse:
         """A mark of the own use so far. Take it when a source is asked: see :meth:`tracked`."""
         self._apply(now)
+        self._asked_of = self._mirrored
         return {window: (window.epoch, window.settled) for window in self._windows}
 
     def tracked(self, now: float, since: OwnUse | None = None) -> tuple[Tracked, ...]:
@@ -174,6 +176,8 @@ class AccountLedger(CountingLedger):
         window.epoch = self._epoch
         window.adopted = True
         window.label = _UNKNOWN
+        if self._leased:
+            window.ceiling = 0.0
         kept = [w for w in self._windows if not (w.adopted and w.spec.kind is spec.kind and _is_share(w))]
         self._windows = (*kept, window)
         self._trial = tuple(other for other in self._trial if other in kept)

@@ -80,7 +80,8 @@ class LedgerWindow:
     ``settled`` is the own use since the window began, whatever readings said of it meanwhile.
     ``adopted`` marks a window that a source reported and nobody configured. A sliding window that
     is not open has ``ends_at`` infinite and counts nothing. ``epoch`` is the ledger's epoch at
-    which it last began anew: it counts only reservations of that or a later one.
+    which it last began anew: it counts only reservations of that or a later one. ``ceiling`` is what
+    may be settled and held here without asking other instances, ``elsewhere`` what those hold.
 
     Raises:
         ValueError: The spec's limit is negative or not finite, or its ``resets`` can't be read.
@@ -90,7 +91,9 @@ class LedgerWindow:
         "adopted",
         "amount_of",
         "cap",
+        "ceiling",
         "changed_at",
+        "elsewhere",
         "ends_at",
         "epoch",
         "held",
@@ -115,6 +118,8 @@ class LedgerWindow:
         self.used: float = 0
         self.held: float = 0
         self.settled: float = 0
+        self.ceiling = math.inf
+        self.elsewhere: float = 0
         self.adopted = False
         self.epoch = 0
         self.label = self._own_label()
@@ -150,7 +155,9 @@ class LedgerWindow:
             self.started_at, self.ends_at = self.ends_at, math.inf
         else:
             self.started_at, self.ends_at = self.rule.window_at(now)
-        self.used = self.held = self.settled = 0
+        self.used = self.held = self.settled = self.elsewhere = 0
+        if self.ceiling < math.inf:
+            self.ceiling = 0.0
         self.epoch = epoch
         self.label = self._own_label()
         self.read_at = None
@@ -233,6 +240,7 @@ class LedgerWindow:
             label=label,
             read_at=read_at if known else None,
             resets_at=None if assumed or self.ends_at == math.inf else self.ends_at,
+            elsewhere=self.elsewhere,
         )
 
 

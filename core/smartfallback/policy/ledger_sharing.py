@@ -1,0 +1,213 @@
+"""The side of an account's quota that other instances have a part in.
+
+A ledger that is shared counts as ever, at once and in memory. Now and then it learns what all
+instances have used together (:meth:`SharedLedger.mirror`), and tells what was used here
+(:meth:`SharedLedger.reports`). How far it may go by itself is each window's ceiling, counted like
+``settled``: in what was settled here since the window began.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from smartfallback.model.quota import TruthLabel
+from smartfallback.model.sharing import CountBase, SharedWindow, WindowReport
+from smartfallback.policy.ledger_counts import CountingLedger
+from smartfallback.policy.ledger_window import LedgerWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from smartfallback.model.quota import QuotaEstimate, QuotaThresholds, WindowSpec
+
+_NOTHING: Final[Mapping[str, SharedWindow]] = {}
+# Shared by all ledgers that share nothing, and never written to.
+_NO_BASES: Final[dict[str, CountBase]] = {}
+_NO_EPOCHS: Final[dict[LedgerWindow, int]] = {}
+
+_ROUNDING: Final = 1e-6
+"""Sums of fractional credits differ by less, depending on their order."""
+
+
+class Appetite(NamedTuple):
+    """How much of a window an instance would like to lease, and the least that would be of use."""
+
+    want: float
+    need: float
+
+
+class SharedLedger(CountingLedger):
+    """What a ledger does where its quota may be shared; costs nothing where it isn't."""
+
+    __slots__ = ("_asked_of", "_bases", "_instance", "_leased", "_mirrored", "_widened")
+
+    def __init__(self, windows: Sequence[WindowSpec], thresholds: QuotaThresholds, *, now: float) -> None:
+        super().__init__(windows, thresholds, now=now)
+        self._instance = ""
+        """This instance's id; empty where nothing is shared."""
+        self._leased = False
+        self._mirrored: Mapping[str, SharedWindow] = _NOTHING
+        """What the shared store last said, by the window's key."""
+        self._asked_of: Mapping[str, SharedWindow] = _NOTHING
+        """The same, from when the account's source was last asked."""
+        self._bases: dict[str, CountBase] = _NO_BASES
+        """Counts that were set here and that the shared store may not have yet."""
+        self._widened: dict[LedgerWindow, int] = _NO_EPOCHS
+        """The windows that go on by a local share, with the epoch that it is for."""
+
+    def share(self, instance: str, *, leased: bool) -> None:
+        """From now on other instances spend the same quota.
+
+        Args:
+            instance: This one's id.
+            leased: Whether slices are leased; else every reservation is asked for elsewhere.
+        """
+        self._instance = instance
+        self._leased = leased
+        self._bases, self._widened = {}, {}
+        for window in self._windows:
+            window.ceiling = 0.0 if leased else math.inf
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether more is settled and held here than this instance may spend without asking."""
+        for window in self._windows:  # noqa: SIM110 - on each request's way, and a generator costs as much again
+            if window.settled + window.held > window.ceiling + _ROUNDING:
+                return True
+        return False
+
+    def amounts(self, estimate: QuotaEstimate) -> dict[str, float]:
+        """What ``estimate`` holds, by key of the window; windows that it doesn't touch are left out."""
+        return {
+            key: amount
+            for key, window in self._keyed()
+            if not window.closed and (amount := window.amount_of(estimate)) > 0
+        }
+
+    def reports(self, now: float, wants: Mapping[str, Appetite]) -> tuple[WindowReport, ...]:
+        """This instance's side of all windows that have begun.
+
+        Args:
+            now: Epoch seconds.
+            wants: What it would like to lease beyond what it holds, by key; of others it wants nothing.
+        """
+        self._apply(now)
+        return tuple(
+            WindowReport(
+                key=key,
+                started_at=window.started_at,
+                ends_at=window.ends_at,
+                cap=window.cap,
+                spent=window.settled,
+                held=window.held if self._leased else 0.0,
+                want=wants[key].want if key in wants else 0.0,
+                need=wants[key].need if key in wants else 0.0,
+                base=self._base(key, window),
+            )
+            for key, window in self._keyed()
+            if not window.closed
+        )
+
+    def mirror(self, windows: Mapping[str, SharedWindow], now: float) -> bool:
+        """Take over what all instances have used together, and how much of it may be spent here.
+
+        What was settled here since the store was told is added. A window that the store knows and that
+        has ended, or one that began later here than there, is left as it is.
+
+        Returns:
+            Whether a count or a span has changed.
+        """
+        self._apply(now)
+        changed = False
+        self._mirrored = windows
+        for key, window in self._keyed():
+            theirs = windows.get(key)
+            if theirs is None or theirs.ends_at <= now or theirs.started_at >= window.ends_at:
+                continue
+            if not window.closed and window.started_at >= theirs.ends_at:
+                continue
+            changed = self._take_over(key, window, theirs) or changed
+        self._waiting = any(window.closed for window in self._windows)
+        self._reschedule()
+        self._dirty = True
+        return changed
+
+    def _take_over(self, key: str, window: LedgerWindow, theirs: SharedWindow) -> bool:
+        me = self._instance
+        before = window.used, window.ends_at, window.label, window.elsewhere
+        if window.rule.slides:
+            window.started_at, window.ends_at = theirs.started_at, theirs.ends_at
+            # Others may have used what was opened here on trial.
+            self._trial = tuple(other for other in self._trial if other is not window)
+        counted = theirs.spent.get(me, 0.0)
+        own = self._base(key, window)
+        if own is None and theirs.base is None and not any(theirs.spent.values()) and window.used > 0:
+            # A store without a past learns what was kept here over a restart.
+            own = self._bases[key] = CountBase(
+                window.used, window.changed_at, window.label, {me: window.settled}
+            )
+        if own is None or (theirs.base is not None and theirs.base.read_at >= own.read_at):
+            self._bases.pop(key, None)
+            window.used = theirs.used + max(0.0, window.settled - counted)
+            if theirs.base is not None:
+                window.label, window.read_at = theirs.base.label, theirs.base.read_at
+                if theirs.base.label is TruthLabel.MEASURED:
+                    window.read_at = None
+        window.elsewhere = theirs.elsewhere(me)
+        if self._leased:
+            window.ceiling = max(theirs.ceilings.get(me, 0.0), counted)
+        else:
+            window.ceiling = math.inf
+        self._widened.pop(window, None)
+        return before != (window.used, window.ends_at, window.label, window.elsewhere)
+
+    def widen(self, instances: int) -> None:
+        """The shared store can't be asked: go on by this instance's share of what is left.
+
+        If each of ``instances`` takes no more than its share, they stay below the limit together. Each
+        window is widened once until :meth:`mirror` or its end.
+        """
+        for window in self._windows:
+            if self._widened.get(window) == window.epoch:
+                continue
+            mine = max(window.settled + window.held, window.ceiling if window.ceiling < math.inf else 0.0)
+            left = window.cap - window.used - window.elsewhere - (mine - window.settled)
+            window.ceiling = mine + max(0.0, left) / max(1, instances)
+            self._widened[window] = window.epoch
+
+    @property
+    def mirrored(self) -> Mapping[str, SharedWindow]:
+        """What the shared store last said of windows that still run, by key."""
+        return self._mirrored
+
+    @property
+    def unshared(self) -> bool:
+        """Whether a count was set here that the shared store may not have yet."""
+        return bool(self._bases)
+
+    def _base(self, key: str, window: LedgerWindow) -> CountBase | None:
+        """The count that was set here in the window as it runs now."""
+        base = self._bases.get(key)
+        return None if base is None or base.read_at < window.started_at else base
+
+    def _rebased(self, window: LedgerWindow, *, read: bool) -> None:
+        """The count of ``window`` was set; ``read`` tells a source's reading from a person's word."""
+        if not self._instance:
+            return
+        for key, each in self._keyed():
+            if each is window:
+                known = (self._asked_of if read else self._mirrored).get(key)
+                mark = {} if known is None or abs(known.ends_at - window.ends_at) > 1 else dict(known.spent)
+                mark[self._instance] = window.settled
+                read_at = window.changed_at if window.read_at is None else window.read_at
+                self._bases[key] = CountBase(window.used, read_at, window.label, mark)
+
+    def _keyed(self) -> Iterator[tuple[str, LedgerWindow]]:
+        """The windows by the key under which all instances know them."""
+        seen: dict[str, int] = {}
+        for window in self._windows:
+            name = f"{window.spec.kind.value}.{window.spec.unit.value}"
+            number = seen[name] = seen.get(name, -1) + 1
+            yield f"{name}.{number}", window
