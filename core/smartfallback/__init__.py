@@ -110,6 +110,7 @@ from smartfallback.model.requests import (
     Usage,
 )
 from smartfallback.model.secrets import Secret, redact
+from smartfallback.model.sharing import InstanceView, SharingMode, SharingSpec, StoreKind, StoreView
 from smartfallback.model.snapshot import (
     AccountView,
     ChainView,
@@ -315,6 +316,7 @@ __all__ = [
     "HttpStatus",
     "HybridSettings",
     "Injector",
+    "InstanceView",
     "KeyRevoked",
     "Latency",
     "LatencyView",
@@ -379,6 +381,8 @@ __all__ = [
     "Secret",
     "SetCircuitMode",
     "SetStrategy",
+    "SharingMode",
+    "SharingSpec",
     "SimulationView",
     "Simulator",
     "Skip",
@@ -392,6 +396,8 @@ __all__ = [
     "StateStore",
     "StepState",
     "StepView",
+    "StoreKind",
+    "StoreView",
     "Strategy",
     "StrategyChanged",
     "Subscription",

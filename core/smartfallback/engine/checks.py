@@ -45,6 +45,8 @@ class Checks:
         """What keeps an account that serves others from serving this request, by its pool's cheaper model."""
         if account in (walk.tried_cheaper if cheaper else walk.tried):
             return Skip(account.id, account.pool.name, SkipReason.TRIED)
+        if account in walk.turned_away:
+            return walk.turned_away[account]
         if account.id in walk.request.avoid:
             return Skip(account.id, account.pool.name, SkipReason.EXCLUDED, "the request avoids it")
         if account.model_blocks or account.model_circuits or account.failed_models:

@@ -57,6 +57,8 @@ class Placement:
         self._alarm_number = 0
         self.changed: set[AccountRuntime] = set()
         """Accounts placed since somebody last cleared this: their state may have to be saved."""
+        self.told: Callable[[AccountRuntime], None] | None = None
+        """Called with each account that is placed: other instances may have to know."""
 
     def wake(self, now: float) -> None:
         """Place anew every account whose alarm is due. Nearly free when none is."""
@@ -74,6 +76,8 @@ class Placement:
         """Put the account where its state says; call after every change of that state."""
         account.view = None
         self.changed.add(account)
+        if self.told is not None:
+            self.told(account)
         pool = account.pool
         slot = account.slot
         ledger = account.ledger
@@ -135,7 +139,7 @@ class Placement:
             ramps, waits = False, True
         if ramps and account.slot in pool.saturated:
             # The canary is answered, so that whoever waited for it may be served ahead of turn.
-            for _ in range(account.limit - account.in_flight):
+            for _ in range(account.room):
                 self._on_room()
         for slots, belongs in ((pool.saturated, waits), (pool.ramping, ramps)):
             if belongs:
@@ -172,7 +176,7 @@ class Placement:
             account.cooldown_reason = ""
         if account.throttle is not None:
             self.throttles.tick(account, now)
-        if account.in_flight >= account.limit:
+        if account.in_flight >= account.limit or account.in_flight >= account.slots:
             return self._skip(account, SkipReason.CONCURRENCY, _concurrency_detail(account))
         if account.comeback is not None:
             skip = self._coming_back(account, now, wall)
@@ -275,6 +279,8 @@ def _circuit_detail(state: CircuitState, cause: str) -> str:
 
 def _concurrency_detail(account: AccountRuntime) -> str:
     configured = account.spec.max_concurrency
+    if account.slots < account.limit:
+        return f"{account.in_flight} in flight, the rest of its {configured} is for other instances"
     if account.limit < configured:
         return f"{account.limit} in flight, where {configured} may be without overload"
     return f"{account.limit} in flight"

@@ -71,6 +71,7 @@ class AccountRuntime:
         "reading",
         "requests",
         "slot",
+        "slots",
         "spec",
         "status",
         "throttle",
@@ -88,6 +89,8 @@ class AccountRuntime:
         self.slot = slot
         self.limit = spec.max_concurrency
         """What may run at once now; ``throttle`` lowers it."""
+        self.slots: float = math.inf
+        """What may run here at once so that all instances together keep to the account's cap."""
         self.throttle: ConcurrencyLimit | None = None
         """None for an account that has shown no overload lately."""
         self.circuit = circuit
@@ -126,6 +129,11 @@ class AccountRuntime:
         self.disowned: Mapping[Reservation, Mapping[str, Circuit]] = {}
         """The attempts of past rehearsals that still run, with the circuits of models as they knew them."""
         self.view: AccountView | None = None
+
+    @property
+    def room(self) -> int:
+        """How many more requests may run on it now."""
+        return max(0, int(min(self.limit, self.slots)) - self.in_flight)
 
 
 class ProviderRuntime:

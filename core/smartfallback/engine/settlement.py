@@ -52,6 +52,8 @@ class Settlement:
         self._bus = bus
         self._make_circuit = make_circuit
         self._on_room = on_room
+        self.left: Callable[[Grant], None] | None = None
+        """Called with each grant that has ended: other instances may have to know."""
 
     def succeeded(self, grant: Grant, usage: Usage) -> None:
         """The answer is complete and cost ``usage``."""
@@ -158,6 +160,8 @@ class Settlement:
             account.disowned = {k: v for k, v in account.disowned.items() if k is not grant.reservation}
         if account.comeback is not None:
             account.comeback.released(grant.reservation)
+        if self.left is not None:
+            self.left(grant)
         if account.admin is AdminState.DRAINING and account.in_flight == 0:
             self.set_admin(account, AdminState.DRAINED, account.admin_reason, Actor.SYSTEM)
         self._placement.place(account, now)

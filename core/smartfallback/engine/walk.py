@@ -59,6 +59,7 @@ class Walk:
         "tokens_in",
         "tried",
         "tried_cheaper",
+        "turned_away",
     )
 
     def __init__(
@@ -73,6 +74,8 @@ class Walk:
         self.most_output_tokens = self._whole_output = request.max_output_tokens
         self.tried: set[AccountRuntime] = set()
         self.tried_cheaper: set[AccountRuntime] = set()
+        self.turned_away: dict[AccountRuntime, Skip] = {}
+        """Accounts on which other instances leave no room for the request as it is."""
         self.closed_pools: set[PoolRuntime] = set()
         self.last_resort = pinned is not None
         self.skips: list[Skip] = []
@@ -81,6 +84,7 @@ class Walk:
         """Go on with a shorter conversation."""
         self.conversation = self.messages = messages
         self.tokens_in = estimate_tokens(messages)
+        self.turned_away.clear()
 
     def shorten(self) -> bool:
         """Go on with half as long an answer; False when it would be too short to be of use."""
@@ -90,6 +94,7 @@ class Walk:
         if most // 2 < SHORTEST_ANSWER:
             return False
         self.most_output_tokens = most // 2
+        self.turned_away.clear()
         return True
 
     def go_on_from(self, text: str, tokens_out: int) -> None:
