@@ -7,8 +7,10 @@ known as the bounds it must lie in until the real one is told (:meth:`CircuitMod
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from smartfallback.model.circuits import CircuitSettings, CircuitState, RateLimitRule
 
@@ -25,6 +27,10 @@ BY_OPERATOR = {
 }
 TRANSITIONS = BY_OPERATOR | {(CLOSED, OPEN), (HALF_OPEN, OPEN), (OBSERVE_ONLY, OBSERVE_ONLY)}
 """Every transition there is; one that observes tells so by "changing" into itself."""
+
+
+OneTest = Literal["rate limit", "suspicion"]
+"""What the one request of a circuit that has not opened is to show."""
 
 
 class Illegal(Exception):
@@ -64,6 +70,8 @@ class Told:
     until: float | None
     generation: int
     at: float
+    suspicion: bool = False
+    news: bool = True
     spread: tuple[float, float] | None = None
 
 
@@ -88,10 +96,12 @@ class CircuitModel:
         )
 
     def enter(
-        self, state: CircuitState, cause: str, until: float | None, rate_limit_test: bool = False
+        self, state: CircuitState, cause: str, until: float | None, test: OneTest | None = None
     ) -> None:
         self.state, self.cause, self.until, self.since = state, cause, until, self.now
-        self.rate_limit_test = rate_limit_test
+        self.test = test
+        self.adopted = False
+        self.elsewhere = -math.inf
         self.generation += 1
         self.successes = 0
         self.reported = False
@@ -106,12 +116,14 @@ class CircuitModel:
         until: float | None = None,
         *,
         by_operator: bool = False,
-        rate_limit_test: bool = False,
+        test: OneTest | None = None,
         spread: tuple[float, float] | None = None,
+        news: bool = True,
     ) -> None:
-        old = self.state
-        self.enter(new, cause, until, rate_limit_test)
-        self.told.append(Told(old, new, cause, by_operator, until, self.generation, self.now, spread))
+        old, suspicion = self.state, "suspicion" in (self.test, test)
+        self.enter(new, cause, until, test)
+        told = Told(old, new, cause, by_operator, until, self.generation, self.now, suspicion, news, spread)
+        self.told.append(told)
 
     def learn(self, until: float | None) -> None:
         """The real end of the break that was told last, which lies within its bounds."""
@@ -187,8 +199,8 @@ class CircuitModel:
     # Breaks
 
     def base(self) -> float:
-        test = self.state is HALF_OPEN and self.rate_limit_test
-        return self.settings.rate_limit_recovery_s if test else self.settings.recovery_timeout_s
+        limited = self.test == "rate limit"
+        return self.settings.rate_limit_recovery_s if limited else self.settings.recovery_timeout_s
 
     def next_break(self) -> float:
         """Without jitter."""
@@ -240,9 +252,10 @@ class CircuitModel:
         lease = None
         if self.state is HALF_OPEN:
             settings = self.settings
-            at_once = 1 if self.rate_limit_test else settings.half_open_max_calls
+            at_once = 1 if self.test else settings.half_open_max_calls
             running = len(self.own(probes=True))
-            if running >= at_once or running + self.successes >= max(at_once, self.needed()):
+            full = running >= at_once or running + self.successes >= max(at_once, self.needed())
+            if full or self.now < self.elsewhere:
                 self.rejected += 1
                 return None
             lease = self.now + settings.probe_lease_s
@@ -254,7 +267,7 @@ class CircuitModel:
         return call
 
     def needed(self) -> int:
-        return 1 if self.rate_limit_test else self.settings.success_threshold
+        return 1 if self.test else self.settings.success_threshold
 
     def admits(self) -> bool:
         return deepcopy(self).acquire() is not None
@@ -268,7 +281,14 @@ class CircuitModel:
         if self.state in (CLOSED, HALF_OPEN):
             if later.generation != before:  # a call that hangs is about to open it
                 return self.now + self.next_break()
-            return min(call.lease for call in self.own(probes=True) if call.lease is not None)
+            # Of all the times at which something ends by itself, the first after which it admits.
+            ends = {call.lease for call in self.own(probes=True) if call.lease is not None}
+            for end in sorted(ends | {self.elsewhere}):
+                later = deepcopy(self)
+                later.slow_s, later.now = math.inf, end  # a probe that hangs would not end by itself
+                if end > self.now and later.admits():
+                    return end
+            raise AssertionError("it never admits")
         return self.until
 
     # Results
@@ -321,7 +341,7 @@ class CircuitModel:
         elif rule is RateLimitRule.COUNT or call.lease is not None:
             self.fail(call, cause, slow=False)
         elif self.settle(call) and self.state is CLOSED:
-            self.change(HALF_OPEN, cause, rate_limit_test=True)
+            self.change(HALF_OPEN, cause, test="rate limit")
 
     def open_until(self, until: float, cause: str, call: Call | None) -> None:
         if until <= self.now:
@@ -337,12 +357,71 @@ class CircuitModel:
             self.change(OPEN, cause, until)
         elif self.state is OBSERVE_ONLY:
             self.report(cause)
-        elif self.state is OPEN and self.until is not None and until > self.until:
-            self.until, self.cause = until, cause
+        elif self.state is OPEN and self.until is not None:
+            self.adopted = False
+            if until > self.until:
+                self.until, self.cause = until, cause
+
+    # Other instances
+
+    def suspect(self, cause: str) -> None:
+        self.catch_up()
+        if self.state is CLOSED:
+            self.change(HALF_OPEN, cause, test="suspicion", news=False)
+
+    def adopt_open(self, until: float, cause: str, confirmed: bool, break_s: float | None) -> None:
+        if not self.now < until < math.inf:
+            return
+        self.catch_up()
+        if self.state is OPEN:
+            if self.until is not None and until > self.until:
+                self.until, self.cause = until, cause
+                self.count_break(break_s)
+        elif self.state is CLOSED and not confirmed:
+            self.suspect(cause)
+        elif self.state is CLOSED or (self.state is HALF_OPEN and (confirmed or not self.test)):
+            self.count_break(break_s)
+            self.change(OPEN, cause, until, news=False)
+            self.adopted = True
+
+    def count_break(self, length: float | None) -> None:
+        settings = self.settings
+        first = settings.recovery_timeout_s
+        if length is None or not 0 < length < math.inf:
+            length = first
+        if not self.breaks:
+            length = max(length, min(first, settings.rate_limit_recovery_s))
+            self.breaks = [min(length, max(settings.max_recovery_timeout_s, first))]
+        else:
+            longest = max(settings.max_recovery_timeout_s, self.breaks[0])
+            self.breaks.append(max(self.breaks[-1], min(length, longest)))
+
+    def adopt_closed(self, cause: str) -> None:
+        self.catch_up()
+        if self.state is HALF_OPEN or (self.state is OPEN and self.adopted):
+            self.change(CLOSED, cause, news=False)
+
+    def adopt_hold(self, state: CircuitState, cause: str, until: float | None) -> None:
+        if state is FORCED_OPEN:
+            if until is not None and not self.now < until < math.inf:
+                return
+        else:
+            until = None
+        if state is OPEN:
+            return
+        with suppress(Illegal):
+            self.operate(state, cause, until, news=False)
+
+    def probe_elsewhere(self, until: float) -> None:
+        self.catch_up()
+        if self.state is HALF_OPEN and self.now < until < math.inf:
+            self.elsewhere = until
 
     # The operator, and a restart
 
-    def operate(self, new: CircuitState, reason: str, until: float | None = None) -> None:
+    def operate(
+        self, new: CircuitState, reason: str, until: float | None = None, *, news: bool = True
+    ) -> None:
         if new is CLOSED:
             self.results = []
         if new is self.state:
@@ -351,7 +430,7 @@ class CircuitModel:
             return
         if (self.state, new) not in BY_OPERATOR:
             raise Illegal
-        self.change(new, reason, until, by_operator=True)
+        self.change(new, reason, until, by_operator=True, news=news)
 
     def restarted(self, now: float, moved: float) -> CircuitModel:
         """What a new process makes of it, whose clock shows ``moved`` more than this one's would."""
@@ -361,7 +440,8 @@ class CircuitModel:
             return new
         until = None if self.until is None else self.until + moved
         breaks = list(self.breaks)
-        new.enter(self.state, self.cause, until, self.state is HALF_OPEN and self.rate_limit_test)
+        new.enter(self.state, self.cause, until, self.test)
+        new.adopted = self.adopted
         new.since = min(now, self.since + moved)
         new.breaks = [] if self.state in ADMITTING else breaks
         return new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import AdminState
@@ -60,6 +61,8 @@ class CircuitRecord:
         first_break_s: The first break since it last closed, in seconds.
         last_break_s: The latest break, from which the next one grows; None before the first.
         rate_limit_test: It is half-open to test whether a rate limit is over.
+        suspected: It is half-open to test whether what another instance met is to be seen here too.
+        adopted: It is open because of what other instances met.
     """
 
     state: CircuitState
@@ -69,6 +72,59 @@ class CircuitRecord:
     first_break_s: float = 0.0
     last_break_s: float | None = None
     rate_limit_test: bool = False
+    suspected: bool = False
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HoldState:
+    """What a running attempt holds of its account's quota.
+
+    Attributes:
+        tokens: Held in windows of that unit, as are ``requests`` and ``credits``.
+        since: When it was reserved; a window that began later does not count it.
+        until: Its request's deadline: by then it has ended, whatever became of its process.
+    """
+
+    tokens: int
+    requests: int
+    credits: float
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleState:
+    """How many requests an account may run at once after it has shown overload.
+
+    Attributes:
+        limit: So many.
+        broke_at: So many ran when it broke; None when that was never seen.
+        cut_at: When the limit was last cut; None before the first time.
+        since: Since when it stands where it is, or overload was last seen.
+    """
+
+    limit: int
+    broke_at: int | None
+    cut_at: float | None
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class TieState:
+    """What the sticky strategy keeps together.
+
+    Attributes:
+        session: The session; None for all traffic without one.
+        reserve: It is bound in the pool's reserve, above the soft limit.
+        account: Where it stays; empty when it is bound no longer.
+        used_at: When it was used last, as far as known.
+    """
+
+    session: str | None
+    reserve: bool
+    account: str
+    used_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +144,9 @@ class AttentionState:
 class AccountState:
     """One account; an instance without arguments is that of an account that never did anything.
 
-    ``circuit`` is None while it is closed; ``models`` holds rests and circuits by model.
+    ``circuit`` is None while it is closed; ``throttle`` while it has shown no overload lately.
+    ``holds`` are those of one process: a store hands out those of processes that are gone, or that
+    run beside this one.
     """
 
     admin: AdminState = AdminState.ACTIVE
@@ -104,15 +162,25 @@ class AccountState:
     requests: int = 0
     failures: int = 0
     tokens: int = 0
+    throttle: ThrottleState | None = None
+    holds: tuple[HoldState, ...] = ()
+
+
+MOST_TIES: Final = 2_000
+"""So many ties of a pool are kept, the latest used ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class SystemState:
-    """Accounts by id, and the circuits of providers by id: None for a closed one."""
+    """Accounts by id, the circuits of providers by id (None for a closed one), and ties by pool.
+
+    Ties come in the order of their use, the latest last.
+    """
 
     accounts: Mapping[str, AccountState] = field(default_factory=dict)
     providers: Mapping[str, CircuitRecord | None] = field(default_factory=dict)
+    ties: Mapping[str, tuple[TieState, ...]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether it holds anything."""
-        return bool(self.accounts or self.providers)
+        return bool(self.accounts or self.providers or self.ties)

@@ -17,7 +17,6 @@ partial sums, slow-call rates, modes) and gobreaker (generations).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from smartfallback.model.circuits import RateLimitRule
 from smartfallback.policy.circuit_machine import (
@@ -28,17 +27,15 @@ from smartfallback.policy.circuit_machine import (
     HALF_OPEN,
     OBSERVE_ONLY,
     OPEN,
-    CircuitMachine,
 )
+from smartfallback.policy.circuit_probes import OneTest
+from smartfallback.policy.circuit_sharing import SharingCircuit
 from smartfallback.policy.circuit_values import CircuitChange, CircuitStatistics, Permit, Rejection
-
-if TYPE_CHECKING:
-    from smartfallback.model.circuits import CircuitState
 
 __all__ = ["Circuit", "CircuitChange", "CircuitStatistics", "Permit", "Rejection"]
 
 
-class Circuit(CircuitMachine):
+class Circuit(SharingCircuit):
     """One circuit breaker.
 
     Args:
@@ -102,13 +99,13 @@ class Circuit(CircuitMachine):
         """The instant from which it may admit again.
 
         None when it admits now, and when only an operator can lift the rejection:
-        :attr:`needs_operator` is true in the second case alone. While probes are running it is the
-        latest such instant, since a place is free as soon as one ends.
+        :attr:`needs_operator` is true in the second case alone. While probes are running, here or
+        elsewhere, it is the latest such instant, since a place is free as soon as one ends.
         """
         if self.admits(now):
             return None
         if self._state is HALF_OPEN and self._probes.slow(now, self._slow_s) is None:
-            return self._probes.next_lease_end()
+            return self._probes.room_from(now)
         if self._state is HALF_OPEN or self._state is CLOSED:
             # A call that hangs will open it at the next use.
             return now + self._breaks.coming(self._base_break())
@@ -120,12 +117,6 @@ class Circuit(CircuitMachine):
             return Rejection(self._state, None, self._cause)
         until = self.blocked_until(now)
         return Rejection(self._state, 0.0 if until is None else max(0.0, until - now), self._cause)
-
-    def tick(self, now: float) -> None:
-        """Let time act: end a break, free silent probes, count calls that hang. Takes no permit."""
-        if now >= self._watch_from:
-            self._catch_up(now)
-            self._deliver()
 
     # Reporting
 
@@ -171,7 +162,7 @@ class Circuit(CircuitMachine):
         elif rule is RateLimitRule.COUNT or permit.probe:
             self._failed(permit, now, cause, False)
         elif self._settle(permit) and self._state is CLOSED:
-            self._change(HALF_OPEN, now, cause, rate_limit_test=True)
+            self._change(HALF_OPEN, now, cause, test=OneTest.RATE_LIMIT)
             self._deliver()
 
     def ignore(self, permit: Permit, now: float) -> None:  # noqa: ARG002 - all results have one face
@@ -213,9 +204,11 @@ class Circuit(CircuitMachine):
             else:
                 slow = now - permit.started_at >= self._slow_s
                 self._window.record(now, True, slow, not permit.noticed)
-        if self._state is OPEN and self._until is not None and until > self._until:
-            self._until = until
-            self._cause = cause
+        if self._state is OPEN and self._until is not None:
+            self._adopted = False
+            if until > self._until:
+                self._until = until
+                self._cause = cause
         elif self._state in (CLOSED, HALF_OPEN):
             self._change(OPEN, now, cause, until=until)
         elif self._state is OBSERVE_ONLY:
@@ -234,14 +227,10 @@ class Circuit(CircuitMachine):
         """
         if until is not None and not now < until < math.inf:
             raise ValueError(f"a circuit is held until a time after {now!r}, not {until!r}")
-        if self._state is FORCED_OPEN:
-            self._cause, self._until = reason, until
-            return
         self._operate(FORCED_OPEN, now, reason, until)
 
     def close(self, reason: str, now: float) -> None:
         """Close it from any state; counts and back-off start anew."""
-        self._window.clear()
         self._operate(CLOSED, now, reason or "closed by the operator")
 
     def reset(self, reason: str, now: float) -> None:
@@ -264,14 +253,7 @@ class Circuit(CircuitMachine):
         """
         self._operate(HALF_OPEN, now, reason or "half-opened by the operator")
 
-    # Changing state
-
-    def _operate(self, new: CircuitState, now: float, reason: str, until: float | None = None) -> None:
-        if new is not self._state:
-            self._change(new, now, reason, by_operator=True, until=until)
-            self._deliver()
-
-    # Letting time act
+    # The long way to a permit
 
     def _acquire_watched(self, now: float) -> Permit | None:
         self._catch_up(now)
@@ -291,104 +273,3 @@ class Circuit(CircuitMachine):
             self._admitted += 1
         self._deliver()
         return permit
-
-    def _catch_up(self, now: float) -> None:
-        state = self._state
-        if state is HALF_OPEN:
-            slow = self._probes.slow(now, self._slow_s)
-            if slow is not None:
-                self._open(now, self._slow_probe(slow, now))
-                return
-            for probe in self._probes.expire(now):
-                probe.live = False
-                self._released += 1
-                self._expired += 1
-        elif state in ADMITTING:
-            overdue = self._running.take_overdue(now)
-            self._watch_from = self._running.due_at
-            for _ in range(overdue):
-                self._window.notice_slow(now)
-            if overdue:
-                self._judge(now, "a call that still runs")
-        elif self._until is not None and now >= self._until:
-            ended = "the hold ended" if state is FORCED_OPEN else "the break is over"
-            self._change(HALF_OPEN, now, f"{ended}; it began with: {self._cause}" if self._cause else ended)
-
-    # Judging
-
-    def _settle(self, permit: Permit) -> bool:
-        """End a permit; False when its result changes nothing (ended before, or an older generation)."""
-        if not permit.live:
-            return False
-        permit.live = False
-        self._settled += 1
-        return permit.generation == self._counted
-
-    def _failed(self, permit: Permit, now: float, cause: str, slow: bool) -> None:
-        if not self._settle(permit):
-            return
-        if permit.lease_until is not None:
-            self._probe_ended(permit, now, cause)
-            return
-        self._window.record(now, True, slow, not permit.noticed)
-        self._judge(now, cause)
-
-    def _probe_ended(self, permit: Permit, now: float, failure: str) -> None:
-        """Take a probe's verdict; ``failure`` is empty for a good one."""
-        probes = self._probes
-        probes.live.remove(permit)
-        if failure:
-            self._open(now, f"probe failed: {failure}")
-        else:
-            probes.successes += 1
-            if probes.successes >= probes.needed:
-                self._change(CLOSED, now, _plural(probes.successes, "probe") + " succeeded")
-        self._deliver()
-
-    def _slow_probe(self, permit: Permit, now: float) -> str:
-        return f"slow, {now - permit.started_at:.1f} s where {self._slow_s:g} s are the limit"
-
-    def _judge(self, now: float, last: str) -> None:
-        reason = self._tripped(now)
-        if not reason:
-            return
-        cause = f"{reason}; last: {last}" if last else reason
-        if self._state is OBSERVE_ONLY:
-            self._report(now, cause)
-        else:
-            self._open(now, cause)
-        self._deliver()
-
-    def _report(self, now: float, cause: str) -> None:
-        if not self._reported:
-            self._reported = True
-            told = f"would have opened: {cause}"
-            state = self._state
-            self._changes.append(
-                CircuitChange(self._target, state, state, told, False, None, self._generation, now)
-            )
-
-    def _tripped(self, now: float, overdue: int = 0) -> str:
-        """Why the window, with ``overdue`` more slow calls, calls for opening; empty if it doesn't."""
-        settings = self._settings
-        window = self._window
-        window.age(now)
-        calls, failures = window.calls, window.failures
-        if failures >= settings.failure_threshold or (
-            settings.failure_rate is not None
-            and calls >= settings.min_calls
-            and failures / calls >= settings.failure_rate
-        ):
-            return f"{failures} of {_plural(calls, 'call')} failed ({failures / calls:.0%})"
-        timed, slow = window.timed + overdue, window.slow + overdue
-        if (
-            settings.slow_call_rate is not None
-            and timed >= settings.min_calls
-            and slow / timed >= settings.slow_call_rate
-        ):
-            return f"{slow} of {_plural(timed, 'call')} slow ({slow / timed:.0%}, from {self._slow_s:g} s)"
-        return ""
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,25 @@ class Breaks:
         spread = 1 + self._settings.recovery_jitter
         high = min(self._current * spread, self._limit())
         return self._rng.uniform(max(self._first, high / spread), high)
+
+    def adopt(self, length: float | None) -> None:
+        """Count another instance's break as one of this circuit's, so that the next one is longer.
+
+        Hearing of the same break again changes nothing.
+
+        Args:
+            length: The other's break without its jitter; None, or what can't have been one, counts
+                as a first break here.
+        """
+        settings = self._settings
+        base = settings.recovery_timeout_s
+        if length is None or not 0 < length < math.inf:
+            length = base
+        if self._current is None:
+            longest = max(settings.max_recovery_timeout_s, base)
+            self._first = self._current = min(max(length, min(base, settings.rate_limit_recovery_s)), longest)
+        else:
+            self._current = max(self._current, min(length, self._limit()))
 
     @property
     def first(self) -> float:

@@ -1,6 +1,6 @@
 """The state machine under a circuit: its states, generations, breaks and changes.
 
-What results mean and when to open is decided in :mod:`smartfallback.policy.circuit`.
+What results mean and when to open is decided in :mod:`smartfallback.policy.circuit_judging`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from smartfallback.model.circuits import CircuitSettings, CircuitState, CircuitTarget
 from smartfallback.model.state import CircuitRecord
 from smartfallback.policy.circuit_breaks import Breaks
-from smartfallback.policy.circuit_probes import Probes
+from smartfallback.policy.circuit_probes import OneTest, Probes
 from smartfallback.policy.circuit_running import RunningCalls
 from smartfallback.policy.circuit_values import CircuitChange
 from smartfallback.policy.circuit_window import window_of
@@ -51,6 +51,7 @@ class CircuitMachine:
 
     __slots__ = (
         "_admitted",
+        "_adopted",
         "_breaks",
         "_cause",
         "_changes",
@@ -105,6 +106,7 @@ class CircuitMachine:
         self._until: float | None
         self._watch_from: float
         self._watches: bool
+        self._adopted: bool
         self._probes: Probes
         until = now + self._breaks.take(settings.recovery_timeout_s) if self._state is OPEN else None
         self._enter(self._state, now, "" if self._state is CLOSED else "configured to start so", until)
@@ -156,6 +158,16 @@ class CircuitMachine:
         """Whether only an operator can make it admit again."""
         return self._state is FORCED_OPEN and self._until is None
 
+    @property
+    def suspected(self) -> bool:
+        """Whether it tests, with one request, if it should open as another instance's circuit did."""
+        return self._probes.test is OneTest.SUSPICION
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it is open because of what other instances met, and of nothing that was met here."""
+        return self._adopted
+
     def may_become(self, new: CircuitState) -> bool:
         """Whether it can be told to be ``new``: what it is already changes nothing, and so may be."""
         return new is self._state or new in _LEGAL[self._state]
@@ -181,7 +193,9 @@ class CircuitMachine:
             until=None if self._until is None else self._until + offset,
             first_break_s=self._breaks.first,
             last_break_s=self._breaks.latest,
-            rate_limit_test=self._state is HALF_OPEN and self._probes.rate_limit_test,
+            rate_limit_test=self._probes.test is OneTest.RATE_LIMIT,
+            suspected=self.suspected,
+            adopted=self._adopted,
         )
 
     def restore(self, record: CircuitRecord, now: float, offset: float) -> None:
@@ -193,7 +207,11 @@ class CircuitMachine:
         if record.state is OPEN and until is None:
             until = now
         self._breaks.restore(record.first_break_s, record.last_break_s)
-        self._enter(record.state, now, record.cause, until, record.rate_limit_test)
+        test = None
+        if record.state is HALF_OPEN and (record.rate_limit_test or record.suspected):
+            test = OneTest.RATE_LIMIT if record.rate_limit_test else OneTest.SUSPICION
+        self._enter(record.state, now, record.cause, until, test)
+        self._adopted = record.adopted and record.state is OPEN
         self._since = min(now, record.since - offset)
 
     # Over a time that does not count
@@ -233,15 +251,30 @@ class CircuitMachine:
         self._enter(kept._state, now, kept._cause, kept._until)
         self._since = kept._since
         self._reported = kept._reported
+        self._adopted = kept._adopted
         self._window = kept._window
         self._breaks = kept._breaks
         self._probes = kept._probes
         if old is not self._state:
             change = CircuitChange(
-                self._target, old, self._state, cause, False, self._until, self._generation, now
+                self._target, old, self._state, cause, False, self._until, self._generation, now, news=False
             )
             self._changes.append(change)
         self._deliver()
+
+    # Changing state
+
+    def _operate(
+        self, new: CircuitState, now: float, reason: str, until: float | None = None, *, news: bool = True
+    ) -> None:
+        """Do what an operator said, here or, for no ``news``, elsewhere."""
+        if new is CLOSED:
+            self._window.clear()
+        if new is not self._state:
+            self._change(new, now, reason, by_operator=True, until=until, news=news)
+            self._deliver()
+        elif new is FORCED_OPEN:
+            self._cause, self._until = reason, until
 
     def _change(
         self,
@@ -251,13 +284,16 @@ class CircuitMachine:
         *,
         by_operator: bool = False,
         until: float | None = None,
-        rate_limit_test: bool = False,
+        test: OneTest | None = None,
+        news: bool = True,
     ) -> None:
-        old = self._state
+        old, suspicion = self._state, self.suspected or test is OneTest.SUSPICION
         if new not in _LEGAL[old]:
             raise ValueError(f"{self._target}: {old.value} can't become {new.value}; close it first")
-        self._enter(new, now, cause, until, rate_limit_test)
-        change = CircuitChange(self._target, old, new, cause, by_operator, until, self._generation, now)
+        self._enter(new, now, cause, until, test)
+        change = CircuitChange(
+            self._target, old, new, cause, by_operator, until, self._generation, now, suspicion, news
+        )
         self._changes.append(change)
 
     def _enter(
@@ -266,7 +302,7 @@ class CircuitMachine:
         now: float,
         cause: str,
         until: float | None,
-        rate_limit_test: bool = False,
+        test: OneTest | None = None,
     ) -> None:
         settings = self._settings
         self._state = state
@@ -275,13 +311,11 @@ class CircuitMachine:
         self._cause = cause
         self._generation += 1
         self._counted = NO_GENERATION if state is DISABLED else self._generation
-        self._reported = False
-        if rate_limit_test:
-            self._probes = Probes(1, 1, rate_limit_test=True)
+        self._reported = self._adopted = False
+        if test is None:
+            self._probes = Probes(settings.half_open_max_calls, settings.success_threshold)
         else:
-            self._probes = Probes(
-                settings.half_open_max_calls, settings.success_threshold, rate_limit_test=False
-            )
+            self._probes = Probes(1, 1, test)
         if state in ADMITTING:
             self._window.clear()
             self._breaks.reset()
@@ -310,7 +344,7 @@ class CircuitMachine:
 
     def _base_break(self) -> float:
         settings = self._settings
-        if self._state is HALF_OPEN and self._probes.rate_limit_test:
+        if self._probes.test is OneTest.RATE_LIMIT:
             return settings.rate_limit_recovery_s
         return settings.recovery_timeout_s
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from smartfallback.policy.circuit_values import Permit
+
+
+class OneTest(Enum):
+    """What the one request of a circuit that has not opened is to show."""
+
+    RATE_LIMIT = auto()
+    """Whether a rate limit is over."""
+    SUSPICION = auto()
+    """Whether what made another instance open its circuit is to be seen from here too."""
 
 
 class Probes:
@@ -13,33 +24,39 @@ class Probes:
 
     At most ``at_once`` run together. In all there are as many places as successes can be needed
     or probes can run (the larger of the two): a success keeps its place, while a probe without a
-    verdict gives it back. So there is always either a running probe or a free place.
+    verdict gives it back. So there is always either a running probe or a free place, unless
+    another instance probes; that ends by itself.
 
     Attributes:
         needed: Successes that close the circuit.
         successes: Successes so far.
         live: The running probes, oldest first; each has its own lease, which no refusal prolongs.
-        rate_limit_test: They test whether a rate limit is over.
+        test: For the one request that tests a circuit which has not opened: what it is to show.
+        elsewhere_until: Until then the probes are another instance's, and none starts here.
     """
 
-    __slots__ = ("at_once", "live", "needed", "rate_limit_test", "successes", "total")
+    __slots__ = ("at_once", "elsewhere_until", "live", "needed", "successes", "test", "total")
 
-    def __init__(self, at_once: int, needed: int, rate_limit_test: bool) -> None:
+    def __init__(self, at_once: int, needed: int, test: OneTest | None = None) -> None:
         self.at_once = at_once
         self.needed = needed
         self.total = max(at_once, needed)
-        self.rate_limit_test = rate_limit_test
+        self.test = test
         self.successes = 0
         self.live: list[Permit] = []
+        self.elsewhere_until = -math.inf
 
     def room(self, now: float) -> bool:
         """Whether another probe may start; places of expired leases count as free."""
-        live = sum(1 for probe in self.live if not expired(probe, now))
-        return live < self.at_once and live + self.successes < self.total
+        return now >= self.elsewhere_until and self._place(now)
 
-    def next_lease_end(self) -> float:
-        """When the first place comes back by itself. Without room there is a running probe."""
-        return min(probe.lease_until for probe in self.live if probe.lease_until is not None)
+    def room_from(self, now: float) -> float:
+        """When the next probe may start if none that runs ends before its lease does."""
+        if self._place(now):
+            return max(now, self.elsewhere_until)
+        # Without a place there is a running probe.
+        first = min(probe.lease_until for probe in self.live if probe.lease_until is not None)
+        return max(first, self.elsewhere_until)
 
     def slow(self, now: float, slow_s: float) -> Permit | None:
         """A probe that has run for ``slow_s`` within its lease, None if there is none."""
@@ -55,6 +72,10 @@ class Probes:
         if gone:
             self.live = [probe for probe in self.live if not expired(probe, now)]
         return gone
+
+    def _place(self, now: float) -> bool:
+        live = sum(1 for probe in self.live if not expired(probe, now))
+        return live < self.at_once and live + self.successes < self.total
 
 
 def expired(probe: Permit, now: float) -> bool:

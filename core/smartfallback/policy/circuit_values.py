@@ -47,6 +47,10 @@ class CircuitChange(NamedTuple):
 
     ``until`` is when an open circuit may probe, or a forced one ends by itself. ``old`` equals
     ``new`` in one case: an observing circuit reports that it would have opened.
+
+    ``suspicion`` says that the change begins or ends the one test by which a circuit finds out
+    whether it should open as another instance's did. ``news`` is False for what the instances that
+    share the target are not to be told: they said so themselves, or it undoes what they never heard.
     """
 
     target: CircuitTarget
@@ -57,6 +61,8 @@ class CircuitChange(NamedTuple):
     until: float | None
     generation: int
     at: float
+    suspicion: bool = False
+    news: bool = True
 
 
 class Rejection(NamedTuple):

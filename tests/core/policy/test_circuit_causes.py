@@ -108,17 +108,19 @@ def test_a_report_of_one_that_observes_is_whole() -> None:
     rig = Rig(initial_state=OBSERVE_ONLY, failure_threshold=1)
     rig.fail()
     told = "would have opened: 1 of 1 call failed (100%); last: 503"
-    assert rig.changes == [(TARGET, OBSERVE_ONLY, OBSERVE_ONLY, told, False, None, 0, rig.now)]
+    assert rig.changes == [(TARGET, OBSERVE_ONLY, OBSERVE_ONLY, told, False, None, 0, rig.now, False, True)]
     stated = Rig(initial_state=OBSERVE_ONLY)
     stated.circuit.open_until(stated.now + 1.0, stated.now, "maintenance")
     told = "would have opened: maintenance"
-    assert stated.changes == [(TARGET, OBSERVE_ONLY, OBSERVE_ONLY, told, False, None, 0, stated.now)]
+    assert stated.changes == [
+        (TARGET, OBSERVE_ONLY, OBSERVE_ONLY, told, False, None, 0, stated.now, False, True)
+    ]
 
 
 def test_a_stated_time_is_told_whole_and_a_later_one_replaces_its_words() -> None:
     rig = Rig()
     rig.circuit.open_until(rig.now + 5.0, rig.now, "maintenance")
-    assert rig.changes[-1][3:] == ("maintenance", False, rig.now + 5.0, 1, rig.now)
+    assert rig.changes[-1][3:8] == ("maintenance", False, rig.now + 5.0, 1, rig.now)
     rig.circuit.open_until(rig.now + 5.0, rig.now, "the same time")
     assert rig.circuit.cause == "maintenance"
     rig.circuit.open_until(rig.now + 6.0, rig.now, "longer")
@@ -151,7 +153,7 @@ def test_a_429_that_only_counts_is_not_slow_and_one_that_tests_is_told_whole() -
     assert rig.circuit.statistics(rig.now)[:3] == (1, 1, 0)
     testing = Rig(on_rate_limit=RateLimitRule.HALF_OPEN)
     testing.circuit.rate_limited(testing.acquire(), testing.now, "burst")
-    assert testing.changes[-1][3:] == ("burst", False, None, 1, testing.now)
+    assert testing.changes[-1][3:8] == ("burst", False, None, 1, testing.now)
 
 
 def test_a_failure_is_slow_only_when_it_lasted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
 )
 
 from smartfallback.model.circuits import CircuitSettings, CircuitState, RateLimitRule
+from smartfallback.model.state import CircuitRecord
 from smartfallback.policy.circuit import Circuit, CircuitChange, Permit
 from support.circuit_model import TRANSITIONS, Call, CircuitModel, Illegal
 from support.circuits import TARGET
@@ -299,6 +301,59 @@ class Life(RuleBasedStateMachine):
                 self.compare()
 
     @precondition(lambda self: not self.calm)
+    @rule(
+        cause=st.sampled_from(STATED),
+        closed=st.booleans(),
+        ending=st.one_of(st.none(), st.sampled_from(ENDINGS)),
+    )
+    def suspect(self, cause: str, closed: bool, ending: Step | None) -> None:
+        """Another instance's circuit opened; the next call may be the test."""
+        if closed:
+            self.operate("close", "")
+        self.circuit.suspect(cause, self.now)
+        self.model.suspect(cause)
+        if ending is not None:
+            self.burst(2, 1.0, ending)
+
+    @precondition(lambda self: not self.calm)
+    @rule(
+        seconds=st.sampled_from((-1.0, 0.0, 1.0, 25.0, math.inf, math.nan)),
+        cause=st.sampled_from(STATED),
+        confirmed=st.booleans(),
+        break_s=st.sampled_from((None, -1.0, 0.5, 12.0, 30.0, 1e9, math.inf, math.nan)),
+    )
+    def adopt_open(self, seconds: float, cause: str, confirmed: bool, break_s: float | None) -> None:
+        until = self.now + seconds
+        self.circuit.adopt_open(until, cause, self.now, confirmed=confirmed, break_s=break_s)
+        self.model.adopt_open(until, cause, confirmed, break_s)
+
+    @precondition(lambda self: not self.calm)
+    @rule(cause=st.sampled_from(STATED))
+    def adopt_closed(self, cause: str) -> None:
+        self.circuit.adopt_closed(cause, self.now)
+        self.model.adopt_closed(cause)
+
+    @precondition(lambda self: not self.calm)
+    @rule(
+        state=st.sampled_from(CircuitState),
+        reason=st.sampled_from(STATED),
+        seconds=st.sampled_from((None, -1.0, 0.0, 20.0, math.inf, math.nan)),
+    )
+    def adopt_hold(self, state: CircuitState, reason: str, seconds: float | None) -> None:
+        until = None if seconds is None else self.now + seconds
+        record = CircuitRecord(state, reason, self.now + self.offset, until and until + self.offset)
+        self.circuit.adopt_hold(record, self.now, self.offset)
+        self.model.adopt_hold(state, reason, until)
+
+    @precondition(lambda self: not self.calm)
+    @rule(seconds=st.sampled_from((-1.0, 0.0, 1.0, 30.0, math.inf, math.nan)), half_open=st.booleans())
+    def probe_elsewhere(self, seconds: float, half_open: bool) -> None:
+        if half_open and self.circuit.may_become(HALF_OPEN):
+            self.probe_now("")
+        self.circuit.probe_elsewhere(self.now + seconds, self.now)
+        self.model.probe_elsewhere(self.now + seconds)
+
+    @precondition(lambda self: not self.calm)
     @rule(off_s=st.sampled_from((0.0, 3.0, 50.0)), booted_s=st.sampled_from((0.0, 1.0, 4096.0)))
     def restart(self, off_s: float, booted_s: float) -> None:
         """Another process goes on after ``off_s``, by a clock that began anew; what ran has died."""
@@ -331,7 +386,17 @@ class Life(RuleBasedStateMachine):
             if model.until == model.told[-1].until:
                 model.learn(told)
         assert [change[1:] for change in self.changes] == [
-            (told.old, told.new, told.cause, told.by_operator, told.until, told.generation, told.at)
+            (
+                told.old,
+                told.new,
+                told.cause,
+                told.by_operator,
+                told.until,
+                told.generation,
+                told.at,
+                told.suspicion,
+                told.news,
+            )
             for told in model.told
         ]
         assert all(change.target == TARGET for change in self.changes)
@@ -342,6 +407,7 @@ class Life(RuleBasedStateMachine):
             model.since,
             model.generation,
         )
+        assert (circuit.suspected, circuit.adopted) == (model.test == "suspicion", model.adopted)
 
     @invariant()
     def the_generation_grows_by_one_a_transition(self) -> None:
