@@ -355,6 +355,16 @@ ACTIONS: tuple[Action, ...] = (
         shown_key="w 6",
     ),
     Action(
+        "store",
+        "Store and instances",
+        Group.VIEW,
+        "Where state is kept and how well, what waits to be sent, and every instance that shares it.",
+        keys="n,7",
+        verbs=("store", "instances"),
+        footer="Store",
+        shown_key="n 7",
+    ),
+    Action(
         "theme",
         "Choose theme",
         Group.CONSOLE,

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal
 
 from rich.cells import cell_len as cell_len
-from rich.cells import get_character_cell_size
+from rich.cells import chop_cells, get_character_cell_size
 
 Align = Literal["left", "right", "center"]
 
@@ -62,6 +62,23 @@ def _cut(text: str, width: int) -> str:
         if used > width:
             return text[:index]
     return text
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Cleaned ``text`` in lines of at most ``width`` cells, broken between words where that is possible."""
+    width = max(1, width)
+    lines: list[str] = []
+    line = ""
+    for word in clean(text).split():
+        joined = f"{line} {word}" if line else word
+        if cell_len(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        *whole, line = chop_cells(word, width)
+        lines += whole
+    return [*lines, line] if line or not lines else lines
 
 
 _ENDLESS_S = 99_999 * 86_400
@@ -136,6 +153,11 @@ def latency(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.1f}s"
     return duration(seconds)
+
+
+def lag(seconds: float) -> str:
+    """How long an exchange with a store took: ``0.3ms``, ``12ms``, ``1.20s``."""
+    return f"{seconds * 1_000:.1f}ms" if seconds < 0.009_95 else latency(seconds)
 
 
 def percent(value: float | None) -> str:

@@ -23,6 +23,7 @@ from smartfallback.model.events import (
 from smartfallback.model.outcomes import AttemptRecord, AttemptResult, ErrorCategory, Failure, NextStep
 from smartfallback.model.quota import QuotaThresholds, QuotaUnit, TruthLabel, WindowKind
 from smartfallback.model.requests import Degradation, DegradationKind, Origin, Reply, Usage
+from smartfallback.model.sharing import InstanceView, SharingMode, StoreKind, StoreView
 from smartfallback.model.snapshot import (
     AccountView,
     ChainView,
@@ -326,19 +327,109 @@ def snapshot(*, at: float = NOW, version: int = 1, degraded: str = "", simulated
     )
 
 
-def hostile_snapshot() -> Snapshot:
-    """Names that try to be markup, to turn the line round, to move the cursor and to overflow."""
-    base = snapshot()
-    names = (
-        "[/bold][@click=app.quit]x[/]",
-        "👩‍💻 émoji-café",
-        "حساب-رئيسي‮evil",
-        "n" * 200,
-        "ctrl\x1b[2J\x07\x00\nnew",
-        "日本語アカウント",
-        "[red]",
-        "\\[",
+def instance(
+    name: str,
+    *,
+    up: float = 3 * 3600.0,
+    heard: float = 0.4,
+    in_flight: int = 2,
+    rate: float = 3.4,
+    here: bool = False,
+) -> InstanceView:
+    return InstanceView(f"{name[:12]}-1f09", name, "0.1.0", NOW - up, NOW - heard, in_flight, rate, here)
+
+
+INSTANCES = (
+    instance("desk", here=True),
+    instance("build-server", up=5 * DAY + 7 * 3600, heard=0.9, in_flight=31, rate=84.2),
+    instance("laptop", up=95.0, heard=9.0, in_flight=1, rate=0.2),
+    instance("night-batch", up=40.0, heard=1.2, in_flight=0, rate=0.0),
+)
+"""Four that share a store; one of them is silent."""
+
+_REDIS = StoreView(
+    StoreKind.REDIS, "redis://10.0.0.5:6379/0", SharingMode.LEASED, 0.000_31, None, "", 0, INSTANCES
+)
+
+STORES = {
+    "memory": StoreView(),
+    "file": StoreView(StoreKind.SQLITE, "~/.local/state/smartfallback/state.db"),
+    "full disk": StoreView(
+        StoreKind.SQLITE,
+        "~/.local/state/smartfallback/state.db",
+        degraded_since=NOW - 75.0,
+        trouble="database or disk is full",
+        unsent=9,
+    ),
+    "redis": _REDIS,
+    "slow": replace(
+        _REDIS,
+        mode=SharingMode.STRICT,
+        lag_s=0.212,
+        degraded_since=NOW - 4.0,
+        trouble="it takes longer than 50 ms to answer",
+        unsent=1,
+        slow=True,
+    ),
+    "down": replace(
+        _REDIS,
+        lag_s=None,
+        degraded_since=NOW - 12.0,
+        trouble="connection refused",
+        unsent=1_240,
+    ),
+}
+"""How a store can be."""
+
+
+def stored(how: str = "redis", *, degraded: str = "", simulated: bool = False) -> Snapshot:
+    """A snapshot whose state is kept as one of :data:`STORES`, with quota held by other instances."""
+    base = snapshot(degraded=degraded, simulated=simulated)
+    view = replace(base, store=STORES[how])
+    if STORES[how].kind is not StoreKind.REDIS:
+        return view
+    first = base.pools[0]
+    accounts = tuple(
+        replace(
+            item,
+            quota=replace(
+                item.quota,
+                windows=tuple(replace(it, elsewhere=it.limit * 0.08) for it in item.quota.windows),
+            ),
+        )
+        for item in first.accounts
     )
+    return replace(view, pools=(replace(first, accounts=accounts), *base.pools[1:]))
+
+
+HOSTILE_NAMES = (
+    "[/bold][@click=app.quit]x[/]",
+    "👩‍💻 émoji-café",
+    "حساب-رئيسي\u202eevil",
+    "n" * 200,
+    "ctrl\x1b[2J\x07\x00\nnew",
+    "日本語アカウント",
+    "[red]",
+    "\\[",
+)
+"""Names that try to be markup, to turn the line round, to move the cursor and to overflow."""
+
+
+def hostile_store() -> Snapshot:
+    """Instances with such names, on a store whose place and trouble are of that kind too."""
+    instances = tuple(
+        instance(name, here=not place, heard=9.0 if place % 2 else 0.5)
+        for place, name in enumerate(HOSTILE_NAMES)
+    )
+    text = " ".join(HOSTILE_NAMES)
+    view = replace(STORES["down"], instances=instances, place=text, trouble=text)
+    return replace(snapshot(), store=view)
+
+
+def hostile_snapshot() -> Snapshot:
+    """Accounts with such names."""
+    base = snapshot()
+    names = HOSTILE_NAMES
     first = base.pools[0]
     accounts = tuple(
         replace(
@@ -528,13 +619,19 @@ def many_accounts(number: int) -> Snapshot:
 
 
 __all__ = [
+    "HOSTILE_NAMES",
+    "INSTANCES",
     "NOW",
+    "STORES",
     "Script",
     "account",
     "decision",
     "events",
     "hostile_snapshot",
+    "hostile_store",
+    "instance",
     "many_accounts",
     "snapshot",
+    "stored",
     "window",
 ]

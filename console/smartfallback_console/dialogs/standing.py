@@ -17,6 +17,7 @@ from smartfallback_console.formatting import (
     latency,
     percent,
 )
+from smartfallback_console.store_words import SILENT, instance_state, silent_s
 from smartfallback_console.usable import shut, usable
 from smartfallback_console.widgets.account_lines import CIRCUIT_SIGNS
 from smartfallback_console.widgets.recovery import DONE, words
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
         AccountView,
         CircuitView,
         ForecastView,
+        InstanceView,
         PoolView,
         QuotaView,
         RecoveryRecord,
+        Snapshot,
         WindowView,
     )
 
@@ -157,6 +160,29 @@ def pool_lines(view: PoolView, now: float) -> list[list[Piece]]:
     return lines
 
 
+def instance_lines(view: InstanceView, snapshot: Snapshot) -> list[list[Piece]]:
+    """Everything that is known of an instance that shares the store."""
+    now = snapshot.at
+    state, severity = instance_state(view, snapshot.store, now)
+    lines: list[list[Piece]] = [
+        [(view.name, "bold")],
+        [_name("state"), (state, TONES[severity])],
+        [_name("version"), (view.version, "")],
+        [
+            _name("running for"),
+            (duration(now - view.started_at), ""),
+            (f" · since {clock_time(view.started_at)}", DIM),
+        ],
+        [_name("heard of"), (f"{duration(now - view.seen_at)} ago", "")],
+        [_name("in flight"), (count(view.in_flight), "")],
+        [_name("requests"), (f"{view.requests_per_s:.1f}/s", ""), (" · over the last minute", DIM)],
+        [_name("id"), (view.id, DIM)],
+    ]
+    if silent_s(view, snapshot.store, now) is not None:
+        lines += [[], [(SILENT, "$warning")]]
+    return lines
+
+
 def _name(text: str) -> Piece:
     return (fit(text, NAMES), DIM)
 
@@ -207,6 +233,7 @@ def _window(window: WindowView, now: float, *, binds: bool, tone: str) -> list[l
     if window.limit and window.unit.value != "fraction":
         amounts = f" · {count(window.used)} of {count(window.limit)} {window.unit.value}"
     held = f", {count(window.held)} held" if window.held else ""
+    held += f", {count(window.elsewhere)} held or leased elsewhere" if window.elsewhere else ""
     source = SOURCES.get(window.label.value, window.label.value)
     read = "" if window.read_at is None else f", {age(now - window.read_at)} ago"
     reset = ""

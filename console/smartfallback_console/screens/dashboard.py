@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, TextArea
 
-from smartfallback import AttentionRaised, DegradedModeChanged
+from smartfallback import AttentionRaised, DegradedModeChanged, StateNotice
 from smartfallback_console.actions import ACTIONS, Action, Target, available, bindings
 from smartfallback_console.chat.pane import ChatPane
 from smartfallback_console.command_line import complete, names_of
@@ -22,6 +22,7 @@ from smartfallback_console.runs import ordered
 from smartfallback_console.screens.operations import Operations, Severity
 from smartfallback_console.screens.recovery import OperatorRecoveryScreen, RecoveryScreen
 from smartfallback_console.screens.simulation import OperatorSimulationScreen, SimulationScreen
+from smartfallback_console.screens.store import StoreScreen
 from smartfallback_console.screens.view import View
 from smartfallback_console.widgets.accounts import AccountsTable
 from smartfallback_console.widgets.footer import KeyBar
@@ -30,7 +31,7 @@ from smartfallback_console.widgets.metrics import FairnessPanel, LatencyPanel, M
 from smartfallback_console.widgets.pane_layout import PaneArea
 from smartfallback_console.widgets.prompt import Prompt
 from smartfallback_console.widgets.routing_feed import RoutingFeed
-from smartfallback_console.widgets.tabs import PANES, RECOVERY, SIMULATION, PaneTabs
+from smartfallback_console.widgets.tabs import PANES, RECOVERY, SIMULATION, STORE, PaneTabs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 HISTORY = 12
 """Happenings of an account in its details."""
+
+TOLD = (DegradedModeChanged, AttentionRaised, StateNotice)
+"""Events that the operator is told of wherever he looks."""
 
 MOST_TOASTS = 12
 """After a pause more has happened than anybody wants to be told one by one."""
@@ -190,16 +194,23 @@ class Dashboard(Screen[None]):
                 panel.show(self._drawn)
 
     def _announce(self, batch: tuple[Event, ...]) -> None:
-        told = [event for event in batch if isinstance(event, DegradedModeChanged | AttentionRaised)]
+        told = [event for event in batch if isinstance(event, TOLD)]
         for event in told[-MOST_TOASTS:]:
             if isinstance(event, DegradedModeChanged):
                 text = f"{event.chain} is degraded: {event.detail}" if event.degraded else ""
                 severity: Severity = "warning" if text else "information"
                 self.operations.say(text or f"{event.chain} is back to normal.", severity)
+            elif isinstance(event, StateNotice):
+                self.operations.say(event.message, "information" if self._kept_well else "warning")
             else:
                 self.operations.say(
                     f"{event.account} needs attention: {event.message} {event.hint}".strip(), "error"
                 )
+
+    @property
+    def _kept_well(self) -> bool:
+        """Whether state is kept as it should be, in what is on the screen."""
+        return self.snapshot is not None and self.snapshot.store.degraded_since is None
 
     def targets(self, action: Action) -> list[str]:
         """What an action can be pointed at now."""
@@ -267,6 +278,8 @@ class Dashboard(Screen[None]):
             self.show_recoveries()
         elif event.pane == SIMULATION:
             self.show_simulation()
+        elif event.pane == STORE:
+            self.show_store()
         else:
             self.show_pane(event.pane)
 
@@ -279,6 +292,17 @@ class Dashboard(Screen[None]):
         """Open the simulation view, or bring it forward."""
         kind = SimulationScreen if self.READ_ONLY else OperatorSimulationScreen
         self._bring_forward(self.simulation_view or kind(self))
+
+    def show_store(self) -> None:
+        """Open the store view, or bring it forward."""
+        opened = (screen for screen in self.app.screen_stack if isinstance(screen, StoreScreen))
+        self._bring_forward(next(opened, None) or StoreScreen(self))
+
+    @on(Header.StoreChosen)
+    def store_chosen(self, event: Header.StoreChosen) -> None:
+        """A click on the header's word for the store."""
+        event.stop()
+        self.show_store()
 
     def _bring_forward(self, view: View) -> None:
         if view not in self.app.screen_stack:

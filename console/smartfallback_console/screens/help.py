@@ -27,7 +27,7 @@ SIGNS = (
     ("● ▲ ◆ ■ ?", "quota healthy, from 80 %, from 95 %, exhausted, unknown"),
     ("◑ ◌ ⊘", "draining, drained, disabled"),
     ("✕ ◐ ◔ !", "circuit open, half-open (probing), cooling down, needs attention"),
-    ("━ ╍ ─ ┼", "quota used, held by running requests, free, soft limit"),
+    ("━ ╍ ┅ ─ ┼", "quota used, held by running requests, held or leased elsewhere, free, soft limit"),
     ("= ~ ≈ !", "percentage reported by the provider, learned, estimated, stale; no sign: measured"),
     ("▽", "the answer was degraded: another pool, cheaper, trimmed, continued, cached …"),
     ("∥ ⇢ ◷", "asked beside the other (hedge), went on with a broken answer, waited in the queue"),

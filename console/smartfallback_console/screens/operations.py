@@ -291,6 +291,8 @@ class Operations:
                 screen.show_recoveries()
             case "simulation":
                 screen.show_simulation()
+            case "store":
+                screen.show_store()
             case "stop_simulation":
                 self.rehearsals.stop_run()
             case "stop_faults":

@@ -32,7 +32,7 @@ class RecoveryScreen(View):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,v,5,q", "dismiss", "Back", key_display="esc"),
-        *bindings([BY_ID["simulation"]]),
+        *bindings([BY_ID["simulation"], BY_ID["store"]]),
     ]
 
     DEFAULT_CSS = """

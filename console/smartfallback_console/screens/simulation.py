@@ -36,7 +36,7 @@ class SimulationScreen(View):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back"),
         Binding("w,6,q", "dismiss", "Back", show=False),
-        *bindings([BY_ID["recovery"]]),
+        *bindings([BY_ID["recovery"], BY_ID["store"]]),
     ]
 
     DEFAULT_CSS = """

@@ -112,6 +112,12 @@ class View(ModalScreen[None]):
         self.take_focus()
         self.query_one(Prompt).close()
 
+    @on(Header.StoreChosen)
+    def store_chosen(self, event: Header.StoreChosen) -> None:
+        """A click on the header's word for the store."""
+        event.stop()
+        self.dashboard.show_store()
+
     def action_operate(self, action_id: str) -> None:
         """Carry out an action of the registry."""
         self.dashboard.action_operate(action_id)

@@ -14,7 +14,7 @@ from smartfallback_console.widgets.lines import Line, LineWriter
 if TYPE_CHECKING:
     from rich.style import Style
 
-    from smartfallback import AccountView, CircuitView, PoolView, QuotaView
+    from smartfallback import AccountView, CircuitView, PoolView, QuotaView, WindowView
     from smartfallback_console.ink import Ink
 
 CIRCUIT_SIGNS = {
@@ -139,7 +139,9 @@ def account_line(
     bound = quota.bound
     if columns.bar:
         used = None if bound is None else bound.percent
-        out_bar(out, columns.bar, used, 0.0 if bound is None else bound.held_percent, tone, ink, bool(bound))
+        held = 0.0 if bound is None else bound.held_percent
+        others = 0.0 if bound is None else elsewhere_percent(bound)
+        out_bar(out, columns.bar, used, held, tone, ink, bound is not None, others)
         out.space()
     if bound is None:
         no_limit = "no limit" if columns.bar == 0 else "∞"
@@ -294,9 +296,19 @@ def forecast_text(quota: QuotaView, now: float, ink: Ink) -> tuple[str, Style]:
 
 
 def out_bar(
-    out: LineWriter, width: int, used: float | None, held: float, tone: Style, ink: Ink, known: bool
+    out: LineWriter,
+    width: int,
+    used: float | None,
+    held: float,
+    tone: Style,
+    ink: Ink,
+    known: bool,
+    elsewhere: float = 0.0,
 ) -> None:
-    """A quota bar: used heavy, held dashed, free light, with a tick at the soft limit."""
+    """A quota bar: used, held (dashed), held elsewhere (finely dashed), free; a tick at the soft limit.
+
+    ``used``, ``held`` and ``elsewhere`` are in percent.
+    """
     if used is None:
         out.put(fit("┄" * width if known else "", width), ink.faint)
         return
@@ -304,15 +316,22 @@ def out_bar(
     if used > 0:
         halves = max(1, halves)
     full, half = divmod(halves, 2)
-    held_cells = min(width - full - half, max(1, round(held / 100 * width)) if held > 0 else 0)
     out.put("━" * full + "╸" * half, tone)
-    out.put("╍" * held_cells, ink.held)
-    position = full + half + held_cells
+    position = full + half
+    for share, sign, pen in ((held, "╍", ink.held), (elsewhere, "┅", ink.secondary)):
+        cells = min(width - position, max(1, round(share / 100 * width)) if share > 0 else 0)
+        out.put(sign * cells, pen)
+        position += cells
     tick = int(width * SOFT_MARK)
     if position <= tick < width:
         out.put("─" * (tick - position) + "┼" + "─" * (width - tick - 1), ink.faint)
     else:
         out.put("─" * (width - position), ink.faint)
+
+
+def elsewhere_percent(window: WindowView) -> float:
+    """What other instances hold or have leased, as a percentage of the limit."""
+    return window.elsewhere / window.limit * 100 if window.limit > 0 else 0.0
 
 
 def _rounded_age(seconds: float) -> str:

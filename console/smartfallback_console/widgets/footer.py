@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Item = tuple[str, str, str]
 """Key as written, word, and the action to run on a click."""
 
-KEPT_TO_THE_END = ("pane_chat", "recovery", "simulation", "command", "help", "quit")
+KEPT_TO_THE_END = ("pane_chat", "recovery", "simulation", "store", "command", "help", "quit")
 """These stay visible however narrow the terminal is."""
 TABBED_BELOW = 100
 """Below this width the tabs name the views."""
-IN_TABS = ("operate('recovery')", "operate('simulation')")
+IN_TABS = ("operate('recovery')", "operate('simulation')", "operate('store')")
 
 
 _ORDER = {action.id: place for place, action in enumerate(ACTIONS)}

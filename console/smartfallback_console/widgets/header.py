@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from textual.message import Message
+
 from smartfallback_console.bridge import SourceState
 from smartfallback_console.drill_words import DRILL_SIGN, last_left, number_of
 from smartfallback_console.formatting import (
@@ -17,15 +19,21 @@ from smartfallback_console.formatting import (
     share,
 )
 from smartfallback_console.runs import RUN_SIGNS, running, steps_done
+from smartfallback_console.store_words import headline, standing
 from smartfallback_console.usable import SHUT, live_step, usable
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
     from rich.style import Style
+    from textual import events
 
     from smartfallback import PoolView, SimulationView, Snapshot
     from smartfallback_console.feed import Tick
     from smartfallback_console.ink import Ink
+
+
+CLOCK = 10
+"""Cells of the time of day."""
 
 
 class Header(LineView, can_focus=False):
@@ -38,8 +46,12 @@ class Header(LineView, can_focus=False):
     }
     """
 
+    class StoreChosen(Message):
+        """The operator clicked the word for the store."""
+
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
+        self._store_at = range(0)
         self._tick: Tick | None = None
         self._read_only = False
 
@@ -78,10 +90,17 @@ class Header(LineView, can_focus=False):
             return "info", f"‖ Paused. {count(tick.waiting)} events wait; p goes on."
         if tick.snapshot is not None:
             degraded = [chain for chain in tick.snapshot.chains if chain.degraded]
+            store = headline(tick.snapshot.store, tick.snapshot.at)
             if degraded:
                 first, more = degraded[0], len(degraded) - 1
                 others = f"  (and {more} more chain{'s' if more > 1 else ''})" if more else ""
-                return "warning", f"▽ {clean(first.name)} is degraded: {clean(first.degraded)}{others}"
+                beside = f"  · {store.partition(' (')[0].partition(':')[0]}" if store else ""
+                return (
+                    "warning",
+                    f"▽ {clean(first.name)} is degraded: {clean(first.degraded)}{others}{beside}",
+                )
+            if store:
+                return "warning", f"▽ {store}"
         return None
 
     def _brand(self, width: int, ink: Ink) -> Line:
@@ -96,12 +115,22 @@ class Header(LineView, can_focus=False):
         if tick is not None and tick.simulation is not None:
             self._rehearsal(out, tick.simulation, tick.at, width, ink)
         sign, word, tone = self._state(ink)
+        stored = range(0)
         if snapshot is not None:
-            self._rates(right, snapshot, width - out.length - 22, ink)
-            if width >= 40:
+            room = width - out.length - cell_len(sign + word) - 2
+            text, clock = _store_text(snapshot, room, CLOCK if width >= 40 else 0)
+            self._rates(right, snapshot, room - clock - (len(text) + 2 if text else 0), ink)
+            if text:
+                begin = right.length
+                right.put(text, _store_tone(snapshot, ink)).space(2)
+                stored = range(begin, begin + len(text))
+            if clock:
                 right.put(clock_time(snapshot.at), ink.text).space(2)
         right.put(f"{sign} {word}", tone)
-        return (*out.space(max(0, width - out.length - right.length)).line(), *right.line())
+        gap = max(0, width - out.length - right.length)
+        start = out.length + gap
+        self._store_at = range(start + stored.start, start + stored.stop)
+        return (*out.space(gap).line(), *right.line())
 
     @staticmethod
     def _rehearsal(out: LineWriter, view: SimulationView, now: float, width: int, ink: Ink) -> None:
@@ -181,6 +210,12 @@ class Header(LineView, can_focus=False):
             out.put(f"   +{len(snapshot.chains) - 1} more chains"[: width - out.length], ink.muted)
         return out.line()
 
+    def on_click(self, event: events.Click) -> None:
+        """Open the view of what is under the mouse."""
+        inside = event.get_content_offset(self)
+        if inside is not None and inside.y == 0 and inside.x in self._store_at:
+            self.post_message(self.StoreChosen())
+
     @staticmethod
     def _step(
         out: LineWriter, pool: PoolView, live: bool, able: int, ink: Ink, room: int, *, long: bool
@@ -196,3 +231,28 @@ class Header(LineView, can_focus=False):
             out.put(fit(f" {sign} {name}{counts} ", min(room, 40)).rstrip() + " ", pill)
         else:
             out.put(sign, tone).put(f" {name}", ink.text if able else ink.muted).put(counts, ink.muted)
+
+
+def _store_text(snapshot: Snapshot, room: int, clock: int) -> tuple[str, int]:
+    """How the store is, in the longest form that ``room`` cells beside the rest have; and the clock's cells.
+
+    A store in order leaves room for the rates, one in trouble takes it.
+    """
+    told = standing(snapshot.store, snapshot.at)
+    if snapshot.store.degraded_since is not None:
+        forms = [(f" {told.text} ", 0, clock), (f" {told.text} ", 0, 0), (f" {told.short} ", 0, 0)]
+    else:
+        number = len(snapshot.store.instances)
+        long = f"{told.text} · {number} instances" if number > 1 else told.text
+        forms = [(long, 72, clock), (told.text, 23, clock), (told.short, 12, clock)]
+        forms += [(told.short, 12, 0), (told.short, 0, 0)]
+    for text, beside, kept in forms:
+        if len(text) + 2 + beside + kept <= room:
+            return text, kept
+    return "", clock
+
+
+def _store_tone(snapshot: Snapshot, ink: Ink) -> Style:
+    if snapshot.store.degraded_since is None:
+        return ink.muted
+    return ink.warning_pill if snapshot.store.slow else ink.error_pill

@@ -17,10 +17,13 @@ PANES = (("accounts", "Accounts"), ("metrics", "Metrics"), ("routing", "Routing"
 """Ids and titles; the number key of each is its place."""
 RECOVERY = "recovery"
 SIMULATION = "simulation"
+STORE = "store"
 """These stand among the panes, but open views of their own."""
-TABS = (*PANES, (RECOVERY, "Recovery"), (SIMULATION, "Simulate"))
-FULL_FROM = 76
+TABS = (*PANES, (RECOVERY, "Recovery"), (SIMULATION, "Simulate"), (STORE, "Store"))
+FULL_FROM = sum(len(title) + 4 for _, title in TABS)
 """Cells from which all names are written out."""
+APART_FROM = FULL_FROM + len(TABS)
+"""Cells from which they stand apart."""
 
 
 class PaneTabs(LineView, can_focus=False):
@@ -52,14 +55,15 @@ class PaneTabs(LineView, can_focus=False):
         """All names, shortened when there is little room."""
         out = LineWriter()
         self._ends.clear()
+        letters = width // len(TABS) - 4
         for number, (pane, title) in enumerate(TABS, 1):
             chosen = pane == self.active
-            name = title if width >= FULL_FROM else title[: max(2, width // len(TABS) - 4)]
+            name = title if width >= FULL_FROM else title[: max(2 if chosen else 0, letters)]
             if chosen:
                 out.put(f" {number} {name} ", ink.accent_pill)
             else:
-                out.put(f" {number} ", ink.accent).put(f"{name} ", ink.muted)
-            out.space(1 if width >= FULL_FROM else 0)
+                out.put(f" {number}", ink.accent).put(f" {name} " if name else "", ink.muted)
+            out.space(1 if width >= APART_FROM else 0)
             self._ends.append((out.length, pane))
         return out.line()
 

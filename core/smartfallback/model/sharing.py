@@ -320,10 +320,10 @@ class StoreView:
         lag_s: How long the latest exchange with it took; None without any.
         degraded_since: Since when it can't be used as it should, None while it can.
         trouble: Why, in words.
-        slow: It answers all the same, only too slowly for a request to wait on it.
         unsent: Changes that wait until it can be used again.
         instances: All that share it, this one first; empty where it isn't shared. Their times are those
             of this machine's clock.
+        slow: It answers all the same, only too slowly for a request to wait on it.
     """
 
     kind: StoreKind = StoreKind.MEMORY
