@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from smartfallback.model.chat_sessions import ChatTranscript, ChatTurn, SessionCursor, SessionPage
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.state import SystemState
 
 
-class StateStore(Protocol):
+class SessionStore(Protocol):
+    """Keeps chat sessions, within the bounds of :mod:`smartfallback.model.chat_sessions`."""
+
+    async def keep_turns(self, turns: Sequence[ChatTurn], running: Collection[str]) -> bool:
+        """Keep new or changed turns, and those whose answer is on its way as such for a while longer.
+
+        Args:
+            turns: What to keep.
+            running: Ids of turns that were kept earlier and still run.
+
+        Returns:
+            Whether it is kept; what is not is to be handed in again.
+        """
+        ...
+
+    async def list_sessions(
+        self, words: str, limit: int, after: SessionCursor | None = None
+    ) -> SessionPage | None:
+        """Sessions, the last changed first; None when the storage can't be read.
+
+        Args:
+            words: Each of these words stands somewhere in a session that fits; empty for all sessions.
+            limit: How many at most. A search that takes long gives fewer, with a cursor to go on from.
+            after: Where an earlier page ended.
+        """
+        ...
+
+    async def load_session(self, session: str) -> ChatTranscript | None:
+        """A session by its id; None when there is none, or when the storage can't be read."""
+        ...
+
+    async def delete_sessions(self, sessions: Collection[str] | None) -> int | None:
+        """Delete sessions by their ids, None for all of them, so that nothing of their texts remains.
+
+        Returns:
+            How many there were; None when they could not be deleted.
+        """
+        ...
+
+
+class StateStore(SessionStore, Protocol):
     """Keeps state; one orchestrator owns it and closes it.
 
     No method raises for trouble with the storage, and none is called on a request's way: what can't

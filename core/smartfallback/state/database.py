@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from smartfallback.state.queue_table import SCHEMA as QUEUE_SCHEMA
+from smartfallback.state.session_table import SCHEMA as SESSION_SCHEMA
 
 APPLICATION_ID: Final = 0x53464243
 """Marks the file as ours (the letters SFBC), as SQLite's header provides for it."""
-SCHEMA_VERSION: Final = 2
-"""1 kept the state of accounts and circuits; 2 keeps the queue too."""
+SCHEMA_VERSION: Final = 3
+"""1 kept the state of accounts and circuits; 2 keeps the queue too; 3 keeps chat sessions."""
 BUSY_S: Final = 0.5
 """How long another process that writes is waited for, on the store's own thread."""
 
@@ -27,7 +28,7 @@ CREATE TABLE state (
     PRIMARY KEY (kind, name)
 ) WITHOUT ROWID
 """
-_STEPS: Final[tuple[tuple[str, ...], ...]] = ((_STATE_SCHEMA,), QUEUE_SCHEMA)
+_STEPS: Final[tuple[tuple[str, ...], ...]] = ((_STATE_SCHEMA,), QUEUE_SCHEMA, SESSION_SCHEMA)
 """What leads from each version to the next; an empty file has version 0."""
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")

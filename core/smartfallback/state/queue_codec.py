@@ -43,7 +43,7 @@ def encode_queued(queued: QueuedRequest) -> str:
             "request_id": queued.request_id,
             "request": _request(queued.request),
             "terms": {"expires_s": queued.terms.expires_s, "priority": queued.terms.priority},
-            "failure": _failure(queued.failure),
+            "failure": write_failure(queued.failure),
             "since": queued.since,
         }
     )
@@ -62,7 +62,7 @@ def decode_queued(ticket: str, text: str) -> QueuedRequest:
         request_id=fields.text("request_id"),
         request=_read_request(_needed(fields, "request")),
         terms=QueueTerms(terms.number("expires_s"), terms.integer("priority")),
-        failure=_read_failure(_needed(fields, "failure")),
+        failure=read_failure(_needed(fields, "failure")),
         since=fields.number("since"),
     )
 
@@ -75,7 +75,7 @@ def encode_outcome(kept: KeptOutcome) -> str:
     """
     outcome = kept.outcome
     if isinstance(outcome, Reply):
-        return _dumped({"reply": _reply(outcome)})
+        return _dumped({"reply": write_reply(outcome)})
     return _dumped({"error": _error(outcome)})
 
 
@@ -87,7 +87,7 @@ def decode_outcome(text: str) -> Reply | RequestError:
     """
     fields = Fields(loaded(text))
     reply = fields.part("reply")
-    return _read_error(_needed(fields, "error")) if reply is None else _read_reply(reply)
+    return _read_error(_needed(fields, "error")) if reply is None else read_reply(reply)
 
 
 def _dumped(document: Mapping[str, Any]) -> str:
@@ -153,7 +153,8 @@ def _read_request(fields: Fields) -> Request:
     )
 
 
-def _failure(failure: Failure) -> dict[str, Any]:
+def write_failure(failure: Failure) -> dict[str, Any]:
+    """A failure as a JSON object."""
     return {
         "category": failure.category.value,
         "message": failure.message,
@@ -170,7 +171,8 @@ def _failure(failure: Failure) -> dict[str, Any]:
     }
 
 
-def _read_failure(fields: Fields) -> Failure:
+def read_failure(fields: Fields) -> Failure:
+    """The failure; ValueError for what :func:`write_failure` does not write."""
     phase = fields.text_or_none("phase")
     return Failure(
         category=ErrorCategory(fields.text("category")),
@@ -196,7 +198,7 @@ def _attempt(record: AttemptRecord) -> dict[str, Any]:
         "model": record.model,
         "result": record.result.value,
         "latency_s": record.latency_s,
-        "failure": None if record.failure is None else _failure(record.failure),
+        "failure": None if record.failure is None else write_failure(record.failure),
     }
 
 
@@ -209,11 +211,12 @@ def _read_attempt(fields: Fields) -> AttemptRecord:
         model=fields.text("model"),
         result=AttemptResult(fields.text("result")),
         latency_s=fields.number("latency_s"),
-        failure=None if failure is None else _read_failure(failure),
+        failure=None if failure is None else read_failure(failure),
     )
 
 
-def _reply(reply: Reply) -> dict[str, Any]:
+def write_reply(reply: Reply) -> dict[str, Any]:
+    """A reply as a JSON object."""
     return {
         "request_id": reply.request_id,
         "text": reply.text,
@@ -238,7 +241,8 @@ def _reply(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _read_reply(fields: Fields) -> Reply:
+def read_reply(fields: Fields) -> Reply:
+    """The reply; ValueError for what :func:`write_reply` does not write."""
     usage = _needed(fields, "usage")
     return Reply(
         request_id=fields.text("request_id"),
@@ -275,7 +279,7 @@ def _read_reply(fields: Fields) -> Reply:
 def _error(error: RequestError) -> dict[str, Any]:
     return {
         "request_id": error.request_id,
-        "failure": _failure(error.failure),
+        "failure": write_failure(error.failure),
         "attempts": [_attempt(record) for record in error.attempts],
         "partial": error.partial,
         "next_available_at": error.next_available_at,
@@ -286,7 +290,7 @@ def _error(error: RequestError) -> dict[str, Any]:
 def _read_error(fields: Fields) -> RequestError:
     return RequestError(
         fields.text("request_id"),
-        _read_failure(_needed(fields, "failure")),
+        read_failure(_needed(fields, "failure")),
         [_read_attempt(record) for record in fields.items("attempts")],
         partial=fields.text("partial"),
         next_available_at=fields.number_or_none("next_available_at"),

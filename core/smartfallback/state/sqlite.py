@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 import platformdirs
 
 from smartfallback.clock import Clock, SystemClock
+from smartfallback.model.chat_sessions import ChatTranscript, ChatTurn, SessionCursor, SessionPage
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.state import AccountState, CircuitRecord, SystemState
 from smartfallback.state.codec import decode_account, decode_circuit, encode_account, encode_circuit
@@ -30,6 +31,7 @@ from smartfallback.state.database import (
 )
 from smartfallback.state.merge import merged, merged_circuit
 from smartfallback.state.queue_table import QueueTable
+from smartfallback.state.session_table import SessionTable
 from smartfallback.state.worker import Worker
 
 FORGET_AFTER_S: Final = 90 * 86_400.0
@@ -76,6 +78,7 @@ class SqliteStateStore:
         """What this process last read from the file or wrote into it."""
         self._unsaved: dict[Key, Value] = {}
         self._queue = QueueTable(lambda notice: self._notices.append(f"{self.path}: {notice}"))
+        self._sessions = SessionTable()
 
     async def load(self, accounts: Collection[str], providers: Collection[str]) -> SystemState:
         """What was saved before. What nobody configured for 90 days is forgotten."""
@@ -102,6 +105,30 @@ class SqliteStateStore:
     async def collect_outcome(self, request_id: str) -> KeptOutcome | None:
         """Take out the oldest outcome of a request of that name."""
         return await self._worker.do(lambda: self._collect_outcome(request_id))
+
+    async def keep_turns(self, turns: Sequence[ChatTurn], running: Collection[str]) -> bool:
+        """Keep turns of chat sessions."""
+        return await self._worker.do(lambda: self._keep_turns(turns, running))
+
+    async def list_sessions(
+        self, words: str, limit: int, after: SessionCursor | None = None
+    ) -> SessionPage | None:
+        """Chat sessions, the last changed first."""
+        page = self._sessions.page
+        return await self._worker.do(
+            lambda: self._look(SessionPage(), lambda connection: page(connection, words, limit, after))
+        )
+
+    async def load_session(self, session: str) -> ChatTranscript | None:
+        """A chat session with its turns."""
+        load, now = self._sessions.load, self._clock.time()
+        return await self._worker.do(
+            lambda: self._look(None, lambda connection: load(connection, session, now))
+        )
+
+    async def delete_sessions(self, sessions: Collection[str] | None) -> int | None:
+        """Delete chat sessions, None for all; what was written is overwritten."""
+        return await self._worker.do(lambda: self._delete_sessions(sessions))
 
     def take_notices(self) -> tuple[str, ...]:
         """What the operator should know; each sentence once."""
@@ -153,6 +180,31 @@ class SqliteStateStore:
         if not self.path.exists():
             return None
         return self._with_file(lambda connection: self._queue.collect(connection, request_id))
+
+    def _keep_turns(self, turns: Sequence[ChatTurn], running: Collection[str]) -> bool:
+        now = self._clock.time()
+
+        def keep(connection: sqlite3.Connection) -> bool:
+            self._sessions.keep(connection, turns, running, now)
+            return True
+
+        return self._with_file(keep) is True
+
+    def _delete_sessions(self, sessions: Collection[str] | None) -> int | None:
+        if not self.path.exists():
+            return 0
+        deleted = self._with_file(lambda connection: self._sessions.delete(connection, sessions))
+        if deleted and self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # another process that reads keeps the log for now
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return deleted
+
+    def _look(self, nothing: Result, look: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        """What ``look`` finds, also in a file that can't be written; ``nothing`` without a file."""
+        if not self.path.exists():
+            return nothing
+        found = self._with_file(look)
+        return self._look_only(look) if found is None and self._connection is None else found
 
     def _close(self) -> None:
         self._closed_until = -float("inf")
@@ -234,12 +286,15 @@ class SqliteStateStore:
 
     def _read_only(self) -> dict[Key, Value]:
         """What a file holds that can be read but not written."""
+        return self._look_only(self._read) or {}
+
+    def _look_only(self, look: Callable[[sqlite3.Connection], Result]) -> Result | None:
         with contextlib.suppress(sqlite3.Error, OSError, ForeignFile):
             if self.path.is_file():
                 connection = connect_for_reading(self.path)
                 with contextlib.closing(connection):
-                    return self._read(connection)
-        return {}
+                    return look(connection)
+        return None
 
     def _read(self, connection: sqlite3.Connection) -> dict[Key, Value]:
         rows: dict[Key, Value] = {}

@@ -39,6 +39,7 @@ from smartfallback import (
     Usage,
 )
 from smartfallback.model.queueing import KeptOutcome, QueuedRequest, QueueState
+from smartfallback.state.database import SCHEMA_VERSION
 from smartfallback.state.queue_codec import decode_outcome, decode_queued, encode_outcome, encode_queued
 from smartfallback.state.queue_table import BEAT_S, KEEP_OUTCOMES, KEEP_OUTCOMES_S, LEASE_S
 from support.clock import EPOCH, FakeClock
@@ -388,7 +389,7 @@ async def test_a_file_of_version_1_keeps_its_data_and_learns_to_keep_the_queue(p
     assert await found(path) == ["q"]
     assert (await read(path)).accounts == {"a": DRAINED, "b": DRAINED}
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     connection.close()
 
 
@@ -403,13 +404,13 @@ async def test_many_that_migrate_one_file_at_once_do_it_once(path):
 
 async def test_a_file_of_a_newer_version_is_left_as_it_is(path):
     write_version_1(path)
-    change(path, "PRAGMA user_version = 3")
+    change(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = path.read_bytes()
     store = SqliteStateStore(path)
     assert await store.exchange_queue(holding(queued("q")), 100) is None
     await store.aclose()
     (notice,) = store.take_notices()
-    assert "version 3" in notice
+    assert f"version {SCHEMA_VERSION + 1}" in notice
     assert path.read_bytes() == before
 
 
