@@ -1,0 +1,162 @@
+"""A way to a server that a test can spoil: slow, silent, cut, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Final, Self
+
+_PATIENCE_S: Final = 10.0
+
+
+class TcpProxy:
+    """Passes TCP connections on to ``target``, on a thread of its own. Use as a context manager.
+
+    Attributes:
+        port: Where it listens on 127.0.0.1.
+        delay_s: By how much answers come later; may be set at any time.
+        accepted: How many connections were made so far.
+    """
+
+    def __init__(self, target: tuple[str, int] | str) -> None:
+        self.target = target
+        self.port = 0
+        self.delay_s = 0.0
+        self.accepted = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tcp proxy", daemon=True)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """A Redis URL that leads through it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    def swallow(self) -> None:
+        """From now on a black hole: connections are accepted and stay, nothing passes."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def pass_on(self) -> None:
+        """End the black hole; what was held comes through, as TCP would have it."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def cut(self) -> None:
+        """Reset every connection; new ones are accepted."""
+        self._run(self._end_connections())
+
+    def refuse(self) -> None:
+        """Cut all, and listen no longer."""
+        self._run(self._close_server())
+
+    def accept(self) -> None:
+        """Listen again, on the same port."""
+        self._run(self._listen())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._run(self._listen())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run(self._close_server())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_PATIENCE_S)
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
+
+    async def _listen(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self._end_connections()
+
+    async def _end_connections(self) -> None:
+        ending = tuple(self._connections)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a connection is served by a task")
+        self._connections.add(task)
+        try:
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await self._relay(reader, writer)
+        finally:
+            self._connections.discard(task)
+            _reset(writer)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if isinstance(self.target, str):
+            upstream = await asyncio.open_unix_connection(self.target)
+        else:
+            upstream = await asyncio.open_connection(*self.target)
+        try:
+            async with asyncio.TaskGroup() as group:
+                ways = [
+                    group.create_task(self._carry(reader, upstream[1], late=False)),
+                    group.create_task(self._carry(upstream[0], writer, late=True)),
+                ]
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                for way in ways:
+                    way.cancel()
+        except* OSError:
+            pass  # either side went: the other is told by the end of its connection
+        finally:
+            _reset(upstream[1])
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, late: bool) -> None:
+        """Carry one direction; the delay is added to each piece, not one after the other."""
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def deliver() -> None:
+            while True:
+                due, piece = await pieces.get()
+                if not piece:
+                    return
+                if due > loop.time():
+                    await asyncio.sleep(due - loop.time())
+                await self._open.wait()
+                sink.write(piece)
+                await sink.drain()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(deliver())
+            piece = b"-"
+            while piece:
+                piece = await source.read(65536)
+                pieces.put_nowait((loop.time() + self.delay_s * late, piece))
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            # Zero linger makes the close a reset, as a machine that goes away does.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    writer.transport.abort()
