@@ -23,3 +23,26 @@ class SystemClock:
 
     monotonic = staticmethod(time.monotonic)
     time = staticmethod(time.time)
+
+
+class SharedClock:
+    """A calendar clock that is set by somebody else's, so that all who share state agree on the time.
+
+    Args:
+        clock: The machine's own.
+
+    Attributes:
+        offset_s: The other's time minus the machine's, in seconds.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.offset_s = 0.0
+
+    def monotonic(self) -> float:
+        """As on the machine."""
+        return self._clock.monotonic()
+
+    def time(self) -> float:
+        """Seconds since the Unix epoch, as the other's clock shows them."""
+        return self._clock.time() + self.offset_s

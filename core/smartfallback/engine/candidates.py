@@ -101,6 +101,30 @@ class Candidates:
         Raises:
             UnservedError: No account can serve the request.
         """
+        return await self.admitted(await self._first())
+
+    async def admitted(self, grant: Grant) -> Grant:
+        """``grant``, or another one if other instances leave it no room.
+
+        Raises:
+            UnservedError: No account can serve the request.
+        """
+        services, walk = self._services, self._walk
+        admission = services.admission
+        while admission is not None and not admission.admits(grant):
+            try:
+                refusal = await admission.ask(grant, max(0.0, self.deadline - self._now()))
+            except BaseException:
+                services.settlement.given_up(grant, Received())
+                raise
+            if refusal is None:
+                break
+            services.settlement.given_up(grant, Received())
+            walk.turned_away[grant.account] = refusal
+            grant = await self._first()
+        return grant
+
+    async def _first(self) -> Grant:
         services, walk = self._services, self._walk
         while True:
             if self.closing.is_set():
@@ -145,6 +169,9 @@ class Candidates:
         finally:
             walk.closed_pools = closed
         if grant is None:
+            return None
+        if services.admission is not None and not services.admission.admits(grant):
+            services.settlement.given_up(grant, Received())
             return None
         # An alternative that its ramp holds back yields to whoever comes after it in the chain.
         if grant.pool.is_local or grant.cheaper or grant.decision.tier is Tier.RESERVE:
@@ -213,7 +240,8 @@ class Candidates:
         if self._now() >= self.deadline:
             raise UnservedError(self.last_failure or nobody_can_serve(self._walk))
         again = self.follow(grant, recovery)
-        return again or await self._place_again(grant, recovery) or await self.first()
+        again = again or await self._place_again(grant, recovery) or await self._first()
+        return await self.admitted(again)
 
     def follow(self, grant: Grant, recovery: Recovery) -> Grant | None:
         """Do what the recovery says, its wait being over; None when the next candidate is to be found."""

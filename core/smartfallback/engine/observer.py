@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
 from smartfallback.engine.forecasting import ForecastBudget
@@ -9,6 +11,7 @@ from smartfallback.engine.meters import Meters
 from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.roster import AccountRuntime, Block, PoolRuntime, Roster
 from smartfallback.model.decisions import Skip, SkipReason
+from smartfallback.model.sharing import StoreView
 from smartfallback.model.snapshot import AccountView, ChainView, CircuitView, PoolView, Snapshot
 from smartfallback.policy.circuit import Circuit
 from smartfallback.policy.retry_budget import RetryBudget
@@ -29,6 +32,7 @@ class Observer:
         queue: QueueDesk,
         *,
         simulated: bool,
+        store: Callable[[], StoreView],
     ) -> None:
         self._roster = roster
         self._meters = meters
@@ -38,6 +42,8 @@ class Observer:
         self._bus = bus
         self._queue = queue
         self._simulated = simulated
+        self.store = store
+        """Says where state is kept, and how well."""
         self._forecasts = ForecastBudget()
 
     def snapshot(self) -> Snapshot:
@@ -62,6 +68,7 @@ class Observer:
             recovery=self._recoveries.view(),
             queue=self._queue.view(),
             retry_budget_left=self._budget.left(now),
+            store=self.store(),
         )
 
     def _pool(self, pool: PoolRuntime, now: float, at: float) -> PoolView:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import AsyncGeneratorType, TracebackType
 from weakref import WeakKeyDictionary
 
-from smartfallback.clock import Clock, SystemClock
+from smartfallback.clock import Clock, SharedClock, SystemClock
 from smartfallback.engine.bus import DEFAULT_BACKLOG, Bus, Subscription
 from smartfallback.engine.capacity import Capacity
 from smartfallback.engine.comebacks import Comebacks
@@ -31,7 +31,9 @@ from smartfallback.engine.resets import Resets
 from smartfallback.engine.roster import PoolRuntime, Roster, circuit_factory
 from smartfallback.engine.run import Run
 from smartfallback.engine.services import Services
+from smartfallback.engine.sessions import ChatSessions
 from smartfallback.engine.settlement import Settlement
+from smartfallback.engine.sharing.sharing import Sharing
 from smartfallback.engine.stay import Restored
 from smartfallback.engine.throttling import Throttles
 from smartfallback.model.commands import Command, CommandResult
@@ -40,6 +42,7 @@ from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.queueing import QueuedRequest
 from smartfallback.model.quota import TruthLabel, WindowSpec
 from smartfallback.model.requests import OnBreak, Origin, Reply, Request
+from smartfallback.model.sharing import SharingSpec, StoreView
 from smartfallback.model.snapshot import Snapshot
 from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.policy.answer_cache import AnswerCache
@@ -48,6 +51,7 @@ from smartfallback.policy.retry_budget import RetryBudget
 from smartfallback.providers.base import Provider
 from smartfallback.quota_sources.refresher import RefreshStats, Watch
 from smartfallback.state.base import StateStore
+from smartfallback.state.shared import SharedStore
 from smartfallback.telemetry.recoveries import RecoveryLog
 
 _CLOSE_LIMIT_S = 2.0
@@ -71,6 +75,9 @@ class Orchestrator:
         source_factory: Finds the quota sources of a pool's accounts; the built-in ones by default,
             none when ``provider_factory`` is given.
         store: Keeps state over a restart; this orchestrator closes it. Without one nothing is kept.
+        shared: Shares state with other instances; this orchestrator closes it too. Without one every
+            quota is this instance's alone.
+        sharing: How this instance takes part in that.
     """
 
     def __init__(
@@ -82,9 +89,13 @@ class Orchestrator:
         provider_factory: ProviderFactory | None = None,
         source_factory: SourceFactory | None = None,
         store: StateStore | None = None,
+        shared: SharedStore | None = None,
+        sharing: SharingSpec | None = None,
     ) -> None:
         self.spec = spec
         self._clock = clock or SystemClock()
+        shared_clock = None if shared is None else SharedClock(self._clock)
+        self._clock = shared_clock or self._clock
         rng = rng or random.Random()
         self._bus = Bus()
         self._requests = 0
@@ -162,10 +173,28 @@ class Orchestrator:
             self._bus,
             self._queue,
             simulated=spec.simulated,
+            store=StoreView if store is None else store.view,
         )
         self._maintenance = Maintenance(
             self._roster, self._placement, self._meters, self._clock, self._bus, self._queue
         )
+        self._sharing: Sharing | None = None
+        if shared is not None and shared_clock is not None:
+            self._sharing = Sharing(
+                self._roster,
+                self._placement,
+                settlement,
+                self._quota,
+                self._bus,
+                shared_clock,
+                shared,
+                sharing or SharingSpec(),
+                make_circuit=make_circuit,
+                load=self._load,
+                version=_product_version(),
+            )
+            self._services = replace(self._services, admission=self._sharing.admission)
+            self._observer.store = self._sharing.view
         self._rehearsals = Rehearsals(
             self._roster,
             self._placement,
@@ -178,6 +207,7 @@ class Orchestrator:
         self._maintenance_task: asyncio.Task[None] | None = None
         self._persistence: Persistence | None = None
         self._replays: Replays | None = None
+        self._sessions = ChatSessions(store)
         self._id_ending = f"-{secrets.token_hex(3)}"
         if store is not None and archive is not None:
             self._replays = Replays(self._queue, archive, store, self._clock, self._replay)
@@ -200,6 +230,9 @@ class Orchestrator:
     async def __aenter__(self) -> Orchestrator:
         if self._persistence is not None:
             await self._persistence.start()
+            self._maintenance.check(self._clock.monotonic())
+        if self._sharing is not None:
+            await self._sharing.start()
             self._maintenance.check(self._clock.monotonic())
         await self._quota.start()
         self._maintenance_task = asyncio.create_task(
@@ -226,6 +259,9 @@ class Orchestrator:
         await asyncio.gather(
             *(pool.adapter.aclose() for pool in self._roster.pools.values()), return_exceptions=True
         )
+        await self._sessions.aclose()
+        if self._sharing is not None:
+            await self._sharing.aclose()
         if self._persistence is not None:
             await self._persistence.aclose()
 
@@ -358,6 +394,11 @@ class Orchestrator:
         return self._observer.snapshot()
 
     @property
+    def sessions(self) -> ChatSessions:
+        """The chat sessions that are kept over a restart; nothing is without a store."""
+        return self._sessions
+
+    @property
     def quota_checks(self) -> RefreshStats | None:
         """How many of the attempts met a fresh quota in the cache; None without any quota source."""
         return self._quota.stats
@@ -419,6 +460,21 @@ class Orchestrator:
             )
         )
         self._comebacks.circuit_changed(change)
+        if self._sharing is not None:
+            self._sharing.circuit_changed(change)
+
+    def _load(self) -> tuple[int, float]:
+        in_flight = sum(account.in_flight for account in self._roster.accounts.values())
+        return in_flight, self._meters.traffic.view(self._clock.monotonic()).requests_per_s
+
+
+def _product_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("smartfallback-console")
+    except PackageNotFoundError:  # run from its sources
+        return "unknown"
 
 
 def _built_in_sources(pool: PoolSpec, clock: Clock) -> Mapping[str, Watch]:

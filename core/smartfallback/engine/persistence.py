@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from hashlib import blake2b
 from typing import Final, Protocol
 
 from smartfallback.clock import Clock
 from smartfallback.engine.bus import Bus
+from smartfallback.engine.credentials import credentials_mark, without_secrets
 from smartfallback.engine.placement import Placement
 from smartfallback.engine.roster import AccountRuntime, Block, CircuitFactory, ProviderRuntime, Roster
 from smartfallback.model.circuits import CircuitScope, CircuitTarget
@@ -165,7 +165,9 @@ class Persistence:
         ledger.status(self._clock.time())  # one that is kept aside has not been looked at for a while
         rest = None
         if standing.cooldown_until is not None and standing.cooldown_until > now:
-            rest = RestState(standing.cooldown_until + offset, _clean(standing.cooldown_reason, account))
+            rest = RestState(
+                standing.cooldown_until + offset, without_secrets(standing.cooldown_reason, account)
+            )
         wall = ledger.wall()
         circuits = {
             model: _redacted(circuit.record(offset), account)
@@ -173,14 +175,14 @@ class Persistence:
         }
         return AccountState(
             admin=standing.admin,
-            admin_reason=_clean(standing.admin_reason, account),
+            admin_reason=without_secrets(standing.admin_reason, account),
             attention=self._attention_of(account, standing.attention),
             cooldown=rest,
-            wall=None if wall is None else replace(wall, reason=_clean(wall.reason, account)),
+            wall=None if wall is None else replace(wall, reason=without_secrets(wall.reason, account)),
             windows=ledger.states(),
             circuit=_redacted(standing.circuit.record(offset), account),
             model_rests={
-                model: RestState(block.until + offset, _clean(block.reason, account))
+                model: RestState(block.until + offset, without_secrets(block.reason, account))
                 for model, block in standing.model_blocks.items()
                 if block.until > now
             },
@@ -197,7 +199,9 @@ class Persistence:
             return None
         known = self._attention.get(account)
         if known is None or known[0] != message:
-            state = AttentionState(_clean(message, account), self._clock.time(), _credentials_mark(account))
+            state = AttentionState(
+                without_secrets(message, account), self._clock.time(), credentials_mark(account)
+            )
             known = self._attention[account] = (message, state)
         return known[1]
 
@@ -212,7 +216,7 @@ class Persistence:
         attention = saved.attention
         if (
             attention is not None
-            and attention.credentials == _credentials_mark(account)
+            and attention.credentials == credentials_mark(account)
             and wall - attention.since < ATTENTION_KEPT_S
         ):
             account.attention = attention.message
@@ -248,21 +252,8 @@ def _mark(provider: ProviderRuntime) -> object:
     return circuit.state, circuit.since, circuit.until, circuit.cause
 
 
-def _credentials_mark(account: AccountRuntime) -> str:
-    """Sixteen bits of a hash of the credentials: enough to see that they were replaced."""
-    spec = account.spec
-    secret = "" if spec.api_key is None else spec.api_key.reveal()
-    text = "\0".join((account.id, secret, spec.base_url or account.pool.spec.base_url or ""))
-    return blake2b(text.encode(), digest_size=2).hexdigest()
-
-
-def _clean(text: str, account: AccountRuntime) -> str:
-    key = account.spec.api_key
-    return redact(text, () if key is None else (key,)) if text else text
-
-
 def _redacted(record: CircuitRecord | None, account: AccountRuntime | None = None) -> CircuitRecord | None:
     if record is None or not record.cause:
         return record
-    cause = redact(record.cause) if account is None else _clean(record.cause, account)
+    cause = redact(record.cause) if account is None else without_secrets(record.cause, account)
     return record if cause == record.cause else replace(record, cause=cause)

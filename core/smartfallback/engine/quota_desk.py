@@ -143,6 +143,13 @@ class QuotaDesk:
             )
             self._placement.read(account, reading)
 
+    def hear_from_elsewhere(self, account: AccountRuntime, reading: QuotaReading) -> None:
+        """Another instance has asked the account's source; what is older than the own reading is no news."""
+        known = account.reading
+        if known is None or known.label is not TruthLabel.REPORTED or known.read_at < reading.read_at:
+            self._marks[account.id] = account.ledger.own_use(self._clock.time())
+            self._heard(reading)
+
     def _about_to_ask(self, account_id: str) -> None:
         self._marks[account_id] = self._roster.accounts[account_id].ledger.own_use(self._clock.time())
 

@@ -165,6 +165,10 @@ class Run:
         grant, event = replay
         self._candidates.again(self._loop.time() + self._timeout_s)
         self._tries.again()
+        try:
+            grant = await self._candidates.admitted(grant)
+        except UnservedError as error:
+            raise self._error(error.failure) from None
         return (event, *self._ask(grant))
 
     async def _wait_for_token(self) -> Sequence[Event]:

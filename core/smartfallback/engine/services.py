@@ -13,6 +13,7 @@ from smartfallback.engine.planner import Planner
 from smartfallback.engine.queue_desk import QueueDesk
 from smartfallback.engine.roster import AccountRuntime
 from smartfallback.engine.settlement import Settlement
+from smartfallback.engine.sharing.admission import Admission
 from smartfallback.model.quota import WindowReading
 from smartfallback.policy.answer_cache import AnswerCache
 from smartfallback.policy.retry_budget import RetryBudget
@@ -33,3 +34,5 @@ class Services:
     cache: AnswerCache
     learn: Callable[[AccountRuntime, Sequence[WindowReading]], None]
     check: Callable[[str], None]
+    admission: Admission | None = None
+    """Asks other instances; None where nothing is shared."""

@@ -62,7 +62,7 @@ class Settlement:
         self._settle(grant, usage.total_tokens)
         account.requests += 1
         account.tokens += usage.total_tokens
-        for circuit, permit in self._permits(grant):
+        for circuit, permit in self.permits(grant):
             circuit.succeed(permit, now)
         if account.throttle is not None and grant.reservation not in account.disowned:
             self._placement.throttles.succeeded(account, grant.permit.started_at, now)
@@ -81,7 +81,7 @@ class Settlement:
         """The caller went away or the operator moved the request: nobody is blamed."""
         now = self._clock.monotonic()
         self._spend_partial(grant, received)
-        for circuit, permit in self._permits(grant):
+        for circuit, permit in self.permits(grant):
             circuit.release(permit, now)
         self._leave(grant, now)
 
@@ -113,11 +113,12 @@ class Settlement:
         if blame:
             self._scale_down(grant, failure, now)
         # What the category did not judge goes back without a verdict; a second end is a no-op.
-        for circuit, permit in self._permits(grant):
+        for circuit, permit in self.permits(grant):
             circuit.ignore(permit, now)
         self._leave(grant, now)
 
-    def _permits(self, grant: Grant) -> list[tuple[Circuit, Permit]]:
+    def permits(self, grant: Grant) -> list[tuple[Circuit, Permit]]:
+        """The permits of ``grant``, each with its circuit."""
         permits = [
             (grant.account.circuit, grant.permit),
             (grant.pool.provider.circuit, grant.provider_permit),

@@ -111,6 +111,7 @@ class Walk:
         """Begin the walk anew, as after a time in the queue."""
         self.tried.clear()
         self.tried_cheaper.clear()
+        self.turned_away.clear()
         self.closed_pools.clear()
         self.reduce(None)
 
@@ -168,5 +169,6 @@ class Walk:
             self.most_output_tokens,
             frozenset(self.tried),
             frozenset(self.tried_cheaper),
+            frozenset(self.turned_away),
             frozenset(self.closed_pools),
         )

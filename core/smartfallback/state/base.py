@@ -7,6 +7,7 @@ from typing import Protocol
 
 from smartfallback.model.chat_sessions import ChatTranscript, ChatTurn, SessionCursor, SessionPage
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
+from smartfallback.model.sharing import StoreView
 from smartfallback.model.state import SystemState
 
 
@@ -85,6 +86,10 @@ class StateStore(SessionStore, Protocol):
 
     async def collect_outcome(self, request_id: str) -> KeptOutcome | None:
         """Take out the oldest outcome of a request of that name; None when there is none."""
+        ...
+
+    def view(self) -> StoreView:
+        """Where state is kept, and how well. Costs next to nothing."""
         ...
 
     def take_notices(self) -> tuple[str, ...]:

@@ -1,0 +1,366 @@
+"""Quotas over all instances: what is used here is reported, what is used elsewhere is learnt.
+
+Reports are cumulative, so that one which is sent twice, late or never does no harm, and the next one
+puts right what the store has lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from smartfallback.clock import Clock
+from smartfallback.engine.grant import Grant
+from smartfallback.engine.placement import Placement
+from smartfallback.engine.roster import AccountRuntime, Roster
+from smartfallback.engine.sharing.appetite import Demand
+from smartfallback.model.sharing import (
+    AccountReport,
+    HoldRequest,
+    QuotaReply,
+    SharedWindow,
+    SharingMode,
+    WindowReport,
+)
+from smartfallback.policy.ledger import AccountLedger
+from smartfallback.state.shared import SharedStore, StoreLostError
+
+LEASE_S: Final = 10.0
+"""How long a slice stands without a word from its instance; then it counts as spent."""
+RENEW_S: Final = 2.5
+"""How often the slices of an account are renewed at least."""
+POLL_S: Final = 1.0
+"""How often what others used is looked at, while that means at most so many accounts a second:"""
+MOST_POLLED_PER_S: Final = 400
+HOLD_SLACK_S: Final = 10.0
+"""How much longer than its request may last a reservation is held in the shared store."""
+SLOTS: Final = "slots"
+ASK_LIMIT_S: Final = 0.05
+"""How long a request waits on the shared store at most."""
+_AT_ONCE: Final = 200
+"""Accounts in one exchange."""
+_MOST_ENDED: Final = 1_000
+"""Ids of ended reservations sent in one report; the others follow."""
+
+
+class _Standing:
+    """What is known of one account's exchange with the store."""
+
+    __slots__ = ("demand", "ended", "epoch", "exchanged_at", "leases", "lost", "version", "windows")
+
+    def __init__(self) -> None:
+        self.windows: Mapping[str, SharedWindow] = {}
+        self.version = 0
+        self.epoch = ""
+        self.ended: dict[str, None] = {}
+        self.demand = Demand()
+        self.exchanged_at = -math.inf
+        self.leases = False
+        self.lost = False
+
+
+class QuotaShare:
+    """One instance's side of all shared quotas. On one event loop.
+
+    Args:
+        roster: The accounts.
+        placement: Places an account whose quota others have changed.
+        clock: Set by the store's clock.
+        store: What the instances share.
+        instance: This one's id.
+        mode: Whether slices are leased or each reservation is asked for.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        placement: Placement,
+        clock: Clock,
+        store: SharedStore,
+        instance: str,
+        mode: SharingMode,
+    ) -> None:
+        self._accounts = tuple(roster.accounts.values())
+        self._placement = placement
+        self._clock = clock
+        self._store = store
+        self._instance = instance
+        self.leased = mode is SharingMode.LEASED
+        self._standings: dict[AccountRuntime, _Standing] = {}
+        self._dirty: dict[AccountRuntime, None] = {}
+        self._leasing: dict[AccountRuntime, None] = {}
+        self._waiting: dict[AccountRuntime, asyncio.Future[None]] = {}
+        self._next_polled = 0
+        self._polled_at = clock.monotonic()
+        self._taking_over = False
+        self._holds = 0
+        self.wake = asyncio.Event()
+        """Set when an exchange is due at once."""
+        self.instances = 1
+        """How many instances there are, as far as is known."""
+        for account in self._accounts:
+            ledger_of(account).share(instance, leased=self.leased)
+
+    @property
+    def unsent(self) -> int:
+        """Accounts of which the store does not know the latest."""
+        return len(self._dirty)
+
+    # -- on a request's way --------------------------------------------------------------------
+
+    def note(self, account: AccountRuntime) -> None:
+        """The account has changed here; it is reported with the next exchange."""
+        if not self._taking_over:
+            self._dirty[account] = None
+            if account.in_flight >= account.slots:
+                self.wake.set()
+
+    async def top_up(self, grant: Grant) -> bool:
+        """Lease what ``grant`` needs, waiting for at most :data:`ASK_LIMIT_S`.
+
+        Returns:
+            Whether it may go on. Where the store can't be used that is decided by the local share.
+        """
+        account = grant.account
+        ledger = ledger_of(account)
+        demand = self._standing(account).demand
+        demand.expect(ledger.amounts(grant.estimate))
+        if self._store.status.usable:
+            demand.waiting += 1
+            try:
+                async with asyncio.timeout(ASK_LIMIT_S):
+                    # One reply may have been on its way before this one's need was known.
+                    for _ in range(2):
+                        await self._next_reply(account)
+                        if not ledger.overdrawn:
+                            return True
+            except TimeoutError:
+                pass
+            finally:
+                demand.waiting -= 1
+            if self._store.status.usable:
+                return not ledger.overdrawn
+        ledger.widen(self.instances)
+        return not ledger.overdrawn
+
+    async def reserve(self, grant: Grant, lease_s: float) -> tuple[str, QuotaReply | None]:
+        """Ask for ``grant``'s reservation in the shared store (strict).
+
+        Returns:
+            The reservation's id there, and the reply; None when the store could not be asked, so that
+            it may have been made or not.
+        """
+        account = grant.account
+        standing = self._standing(account)
+        ledger = ledger_of(account)
+        self._holds += 1
+        name = f"{self._instance}:{self._holds}"
+        windows = (*ledger.reports(self._clock.time(), {}), self._slots(account, standing, strict=True))
+        hold = HoldRequest(
+            id=name,
+            account=account.id,
+            amounts={**ledger.amounts(grant.estimate), SLOTS: 1.0},
+            windows=windows,
+            lease_s=lease_s + HOLD_SLACK_S,
+            most_running=account.spec.max_concurrency,
+            version=standing.version,
+            epoch=standing.epoch,
+        )
+        try:
+            reply = await self._store.reserve(self._instance, hold)
+        except StoreLostError:
+            self.ended(account, name)
+            return name, None
+        except BaseException:
+            self.ended(account, name)
+            raise
+        self._take_over(account, standing, reply)
+        return name, reply
+
+    async def restored(self, account: AccountRuntime) -> None:
+        """Wait for a moment until the store has been told again what it has lost of the account."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_LIMIT_S):
+                await self._next_reply(account)
+
+    def ended(self, account: AccountRuntime, hold: str) -> None:
+        """A reservation has ended here, or its fate in the store is not known: it is ended there."""
+        self._standing(account).ended[hold] = None
+        self._dirty[account] = None
+
+    # -- in the background ---------------------------------------------------------------------
+
+    def due(self, now: float) -> list[AccountRuntime]:
+        """The accounts to exchange now: those that changed, whose lease is to be renewed, and a few more."""
+        found = dict.fromkeys(self._waiting)
+        found.update(self._dirty)
+        for account in self._leasing:
+            if now - self._standing(account).exchanged_at >= RENEW_S:
+                found[account] = None
+        found.update(dict.fromkeys(self._polled(now)))
+        return list(found)
+
+    def _polled(self, now: float) -> Iterable[AccountRuntime]:
+        total = len(self._accounts)
+        share = min(total / POLL_S, MOST_POLLED_PER_S) * (now - self._polled_at)
+        count = min(total, int(share))
+        if count:
+            self._polled_at = now
+        for _ in range(count):
+            account = self._accounts[self._next_polled % total]
+            self._next_polled += 1
+            if now - self._standing(account).exchanged_at >= POLL_S / 2:
+                yield account
+
+    def look_at(self, account: AccountRuntime) -> None:
+        """Others have news of the account: it is among the next to be exchanged."""
+        self._dirty[account] = None
+        self.wake.set()
+
+    def all_known(self) -> list[AccountRuntime]:
+        """The accounts of which the store was told anything."""
+        return list(self._standings)
+
+    async def exchange_all(self) -> None:
+        """Exchange all accounts, some at a time.
+
+        Raises:
+            StoreLostError: The store can't be asked.
+        """
+        for start in range(0, len(self._accounts), _AT_ONCE):
+            await self.exchange(self._accounts[start : start + _AT_ONCE])
+
+    async def exchange(self, accounts: Collection[AccountRuntime], *, leaving: bool = False) -> None:
+        """Report these accounts and take over what the store says of them.
+
+        Raises:
+            StoreLostError: It can't be asked; what was to be reported is reported later.
+        """
+        again = await self._exchange(accounts, leaving) if accounts else []
+        if again:
+            await self._exchange(again, leaving)
+
+    async def _exchange(self, accounts: Collection[AccountRuntime], leaving: bool) -> list[AccountRuntime]:
+        sent: dict[AccountRuntime, tuple[str, ...]] = {}
+        reports = []
+        for account in accounts:
+            self._dirty.pop(account, None)
+            standing = self._standing(account)
+            sent[account] = tuple(standing.ended)[:_MOST_ENDED]
+            reports.append(self._report(account, standing, sent[account], leaving))
+        asked = {account: self._waiting.pop(account) for account in accounts if account in self._waiting}
+        try:
+            replies = await self._store.report(self._instance, reports, lease_s=LEASE_S)
+        except StoreLostError:
+            self._dirty.update(dict.fromkeys(accounts))
+            raise
+        finally:
+            for future in asked.values():
+                if not future.done():
+                    future.set_result(None)
+        lost = []
+        for (account, ended), reply in zip(sent.items(), replies, strict=True):
+            standing = self._standing(account)
+            standing.lost = reply.lost
+            if reply.lost:
+                lost.append(account)
+                continue
+            for name in ended:
+                standing.ended.pop(name, None)
+            if standing.ended:
+                self._dirty[account] = None
+            self._take_over(account, standing, reply)
+        return lost
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _standing(self, account: AccountRuntime) -> _Standing:
+        standing = self._standings.get(account)
+        if standing is None:
+            standing = self._standings[account] = _Standing()
+        return standing
+
+    async def _next_reply(self, account: AccountRuntime) -> None:
+        future = self._waiting.get(account)
+        if future is None:
+            future = self._waiting[account] = asyncio.get_running_loop().create_future()
+        self.wake.set()
+        await asyncio.shield(future)
+
+    def _report(
+        self, account: AccountRuntime, standing: _Standing, ended: tuple[str, ...], leaving: bool
+    ) -> AccountReport:
+        now, ledger = self._clock.time(), ledger_of(account)
+        wants = {}
+        if self.leased and not leaving:
+            wants = standing.demand.wants(ledger.spent(), self._clock.monotonic())
+        windows = (*ledger.reports(now, wants), self._slots(account, standing, strict=not self.leased))
+        return AccountReport(
+            account=account.id,
+            windows=windows,
+            ended=ended,
+            version=standing.version,
+            epoch=standing.epoch,
+            restore=standing.windows if standing.lost else None,
+        )
+
+    def _slots(self, account: AccountRuntime, standing: _Standing, *, strict: bool) -> WindowReport:
+        """Concurrency as a window that never ends and in which nothing is ever spent."""
+        most, running = account.spec.max_concurrency, account.in_flight
+        want = need = 0.0
+        if not strict:
+            want, need = standing.demand.wanted_slots(
+                running, most, self.instances, starved=running >= account.slots, now=self._clock.monotonic()
+            )
+        return WindowReport(SLOTS, 0.0, math.inf, most, 0.0, 0.0 if strict else running, want, need)
+
+    def _take_over(self, account: AccountRuntime, standing: _Standing, reply: QuotaReply) -> None:
+        if reply.lost:
+            self._dirty[account] = None
+            standing.lost = True
+            self.wake.set()
+            return
+        standing.version, standing.epoch = reply.version, reply.epoch
+        standing.windows = reply.windows
+        now = self._clock.monotonic()
+        standing.exchanged_at = now
+        changed = ledger_of(account).mirror(reply.windows, self._clock.time())
+        leases = self.leased and any(self._instance in each.ceilings for each in reply.windows.values())
+        if leases:
+            self._leasing[account] = None
+        else:
+            self._leasing.pop(account, None)
+        slots = self._slots_here(account, reply)
+        if slots != account.slots:
+            account.slots = slots
+            changed = True
+        if changed:
+            self._taking_over = True
+            try:
+                self._placement.roll(account, now)
+            finally:
+                self._taking_over = False
+
+    def _slots_here(self, account: AccountRuntime, reply: QuotaReply) -> float:
+        shared = reply.windows.get(SLOTS)
+        if shared is None:
+            return account.slots
+        if self.leased:
+            return max(0, math.floor(shared.ceilings.get(self._instance, 0.0) + 1e-6))
+        return max(0.0, account.spec.max_concurrency - shared.elsewhere(self._instance))
+
+    def go_on_alone(self) -> None:
+        """The store can't be reached: places that were not leased are shared out, as quotas are."""
+        for account in self._accounts:
+            share = math.ceil(account.spec.max_concurrency / max(1, self.instances))
+            if account.slots < share:
+                account.slots = share
+                self._placement.place(account, self._clock.monotonic())
+
+
+def ledger_of(account: AccountRuntime) -> AccountLedger:
+    """The ledger of what is really used, also while a rehearsal has put a layer over it."""
+    return account.ledger if account.kept is None else account.kept.ledger

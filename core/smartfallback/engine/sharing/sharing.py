@@ -1,0 +1,310 @@
+"""Keeps one instance in step with the others: the tasks that talk to the shared store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Final
+
+from smartfallback.clock import SharedClock
+from smartfallback.engine.bus import Bus
+from smartfallback.engine.placement import Placement
+from smartfallback.engine.quota_desk import QuotaDesk
+from smartfallback.engine.roster import AccountRuntime, CircuitFactory, Roster
+from smartfallback.engine.settlement import Settlement
+from smartfallback.engine.sharing.account_facts import AccountFacts
+from smartfallback.engine.sharing.admission import Admission
+from smartfallback.engine.sharing.board import Board
+from smartfallback.engine.sharing.circuit_facts import CircuitFacts
+from smartfallback.engine.sharing.quota_share import QuotaShare
+from smartfallback.model.events import (
+    AdminChanged,
+    AttentionRaised,
+    CooldownStarted,
+    Event,
+    QuotaCorrected,
+    QuotaHeard,
+    QuotaStatusChanged,
+    StateNotice,
+)
+from smartfallback.model.sharing import InstanceView, SharingSpec, StoreView
+from smartfallback.policy.circuit import CircuitChange
+from smartfallback.state.shared import SharedStore, StoreLostError, StoreStatus
+
+TICK_S: Final = 0.05
+"""How often is looked for what nobody told of."""
+HEARTBEAT_S: Final = 1.0
+START_WAIT_S: Final = 2.0
+"""How long the start waits for what the others know."""
+CLOSE_WAIT_S: Final = 1.0
+_CLOCK_DIFFERS_S: Final = 0.02
+"""Clocks that differ by less are one: so exactly their difference is not known."""
+
+_NEWS: Final = (
+    AdminChanged,
+    AttentionRaised,
+    CooldownStarted,
+    QuotaCorrected,
+    QuotaHeard,
+    QuotaStatusChanged,
+)
+"""Events that others are told of at once."""
+
+Load = Callable[[], tuple[int, float]]
+"""Attempts that run, and requests a second."""
+
+
+class Sharing:
+    """One instance's part in what several share. On one event loop.
+
+    Args:
+        roster: The accounts and providers.
+        placement: Places accounts about which others have news.
+        settlement: Changes admin states, and tells of attempts that end.
+        desk: Takes up quota readings.
+        bus: Told of the store's changes; tells of what others should know.
+        clock: Set by the store's clock.
+        store: What the instances share; closed with this.
+        spec: How this instance takes part.
+        make_circuit: Makes circuits of models.
+        load: What the instance does, for the others to see.
+        version: The product's version.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        placement: Placement,
+        settlement: Settlement,
+        desk: QuotaDesk,
+        bus: Bus,
+        clock: SharedClock,
+        store: SharedStore,
+        spec: SharingSpec,
+        *,
+        make_circuit: CircuitFactory,
+        load: Load,
+        version: str,
+    ) -> None:
+        self._roster = roster
+        self._clock = clock
+        self._bus = bus
+        self._store = store
+        self._spec = spec
+        self._load = load
+        self._version = version
+        self._name = spec.name or f"{socket.gethostname()}/{os.getpid()}"
+        self.instance = f"{self._name}#{secrets.token_hex(4)}"
+        self._started_at = clock.time()
+        self._instances: tuple[InstanceView, ...] = ()
+        self._beaten = False
+        self._behind = True
+        """All has to be read again: what others did may have been missed."""
+        self._heard: dict[str, None] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._quota = QuotaShare(roster, placement, clock, store, self.instance, spec.mode)
+        self._board = Board(
+            roster,
+            placement,
+            AccountFacts(bus, settlement, desk, clock),
+            CircuitFacts(roster, clock, make_circuit),
+            clock,
+            store,
+            self.instance,
+            _name_of,
+        )
+        self.admission = Admission(self._quota, settlement, clock, store, self.instance)
+        placement.told = self._placed
+        settlement.left = self.admission.left
+        bus.listen(self._on_event)
+
+    # -- its life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect and take over what the others know; then keep in step. Returns in any case."""
+        self._store.on_change(self._store_changed)
+        await self._store.start()
+        self._set_clock()
+        if self._store.status.reachable:
+            with contextlib.suppress(TimeoutError, StoreLostError):
+                async with asyncio.timeout(START_WAIT_S):
+                    await self._beat_once()
+                    await self._catch_up()
+        else:
+            self._quota.go_on_alone()
+        self._board.start()
+        for name, work in (("talk", self._talk()), ("listen", self._listen()), ("beat", self._beat())):
+            self._own(work, f"smartfallback-sharing-{name}")
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def aclose(self) -> None:
+        """Give slices back, say goodbye and let go of the store. Safe to call twice."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks and self._store.status.reachable:
+            with contextlib.suppress(TimeoutError, StoreLostError):
+                async with asyncio.timeout(CLOSE_WAIT_S):
+                    self._board.look()
+                    await self._board.write()
+                    await self._drop_probes()
+                    await self._quota.exchange(self._quota.all_known(), leaving=True)
+                    await self._store.leave(self.instance)
+        await self._store.aclose()
+
+    # -- what happens here ---------------------------------------------------------------------
+
+    def circuit_changed(self, change: CircuitChange) -> None:
+        """A circuit of the roster has changed."""
+        self._board.circuit_changed(change)
+        self._quota.wake.set()
+
+    def _placed(self, account: AccountRuntime) -> None:
+        self._quota.note(account)
+        self._board.touch(account)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, _NEWS):
+            self._quota.wake.set()
+
+    def _store_changed(self, status: StoreStatus) -> None:
+        if not status.reachable:
+            self._behind = True
+            self._quota.go_on_alone()
+        self._quota.wake.set()
+        self._bus.publish(StateNotice(self._bus.next_seq(), self._clock.time(), self._told(status)))
+
+    def _told(self, status: StoreStatus) -> str:
+        place = self._store.place
+        if status.usable:
+            return f"{place} can be used again: what was done meanwhile is being merged."
+        if status.reachable:
+            return f"{place} is slow ({status.trouble}): requests go on without waiting for it."
+        return f"{place} can't be used ({status.trouble}): all goes on from memory until it is back."
+
+    # -- the tasks -----------------------------------------------------------------------------
+
+    async def _talk(self) -> None:
+        wake = self._quota.wake
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await wake.wait()
+            wake.clear()
+            self._board.look()
+            if not self._store.status.reachable:
+                continue
+            with contextlib.suppress(StoreLostError):
+                await self._talk_once()
+
+    async def _talk_once(self) -> None:
+        if self._behind:
+            await self._catch_up()
+        heard, self._heard = self._heard, {}
+        try:
+            await self._board.read(heard)
+            await self._board.read_passed_over()
+            # A count that was set is there before the others are told to look.
+            await self._quota.exchange(self._quota.due(self._clock.monotonic()))
+            await self._board.write()
+            await self._drop_probes()
+        except BaseException:
+            self._heard = {**heard, **self._heard}
+            raise
+        for subject in heard:
+            account = self._roster.accounts.get(subject.removeprefix("account:"))
+            if account is not None:
+                self._quota.look_at(account)
+
+    async def _catch_up(self) -> None:
+        """Hear all from the others, then tell them what they don't know."""
+        self._set_clock()
+        await self._board.read()
+        await self._quota.exchange_all()
+        self._behind = False
+
+    async def _drop_probes(self) -> None:
+        """Give places of probes back, after what the probes have shown was told."""
+        dropped = self.admission.dropped
+        while dropped:
+            circuit, name = dropped[0]
+            await self._store.drop_probe(circuit.target, name)
+            dropped.pop(0)
+
+    async def _listen(self) -> None:
+        async for change in self._store.changes():
+            if not change.subject:
+                self._behind = True
+            elif change.by != self.instance:
+                self._heard[change.subject] = None
+            else:
+                continue
+            self._quota.wake.set()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._store.status.reachable:
+                with contextlib.suppress(StoreLostError):
+                    await self._beat_once()
+
+    async def _beat_once(self) -> None:
+        in_flight, requests_per_s = self._load()
+        mine = InstanceView(
+            self.instance,
+            self._name,
+            self._version,
+            self._started_at,
+            self._clock.time(),
+            in_flight,
+            requests_per_s,
+        )
+        heard = await self._store.heartbeat(mine)
+        self._set_clock()
+        self._instances = heard.instances
+        self._quota.instances = max(1, len(heard.instances))
+        if self._beaten and not heard.known:
+            self._board.resend()
+            self._behind = True
+            self._quota.wake.set()
+        self._beaten = True
+
+    def _set_clock(self) -> None:
+        offset_s = self._store.offset_s
+        if abs(offset_s - self._clock.offset_s) > _CLOCK_DIFFERS_S:
+            self._clock.offset_s = offset_s
+
+    # -- what the operator sees ----------------------------------------------------------------
+
+    def view(self) -> StoreView:
+        """The store and who shares it, this instance first."""
+        status = self._store.status
+        here = [each for each in self._instances if each.id == self.instance]
+        others = sorted((each for each in self._instances if each.id != self.instance), key=_by_name)
+        since = status.degraded_since
+        return StoreView(
+            kind=self._store.kind,
+            place=self._store.place,
+            mode=self._spec.mode,
+            lag_s=status.lag_s,
+            degraded_since=None if since is None else since + self._clock.offset_s,
+            trouble=status.trouble,
+            unsent=self._board.unsent + (0 if status.reachable else self._quota.unsent),
+            instances=(*(replace(each, here=True) for each in here), *others),
+        )
+
+
+def _name_of(instance: str) -> str:
+    return instance.rpartition("#")[0] or instance
+
+
+def _by_name(instance: InstanceView) -> tuple[str, str]:
+    return instance.name, instance.id
