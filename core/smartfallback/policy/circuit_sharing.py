@@ -108,6 +108,11 @@ class SharingCircuit(JudgingCircuit):
         if new is not OPEN and self.may_become(new):
             self._operate(new, now, record.cause, until, news=False)
 
+    @property
+    def probes_at_once(self) -> int:
+        """How many probes of a half-open circuit may run at once, over all instances."""
+        return self._probes.at_once
+
     def probe_elsewhere(self, until: float, now: float) -> None:
         """Another instance probes for all: admit no probe of a half-open circuit before ``until``.
 
