@@ -17,6 +17,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from smartfallback.clock import Clock, SystemClock
+from smartfallback.model.chat_sessions import (
+    ChatAttempt,
+    ChatSession,
+    ChatTranscript,
+    ChatTurn,
+    ChatWait,
+    Resumption,
+    Snippet,
+    TurnState,
+)
 from smartfallback.model.circuits import CircuitScope, CircuitSettings, CircuitState, CircuitTarget
 from smartfallback.model.commands import (
     CloseCircuit,
@@ -143,6 +153,7 @@ if TYPE_CHECKING:
     from smartfallback.config import ConfigError, ConfigWarning, LoadedConfig, load_config, locate_config
     from smartfallback.engine.bus import Subscription
     from smartfallback.engine.orchestrator import Orchestrator
+    from smartfallback.engine.sessions import ChatSessions, SessionsLostError
     from smartfallback.simulation.demo import Demo, demo
     from smartfallback.simulation.drills.drill import Drill, DrillScope, DrillTarget, DrillView
     from smartfallback.simulation.drills.injector import Injector
@@ -191,6 +202,7 @@ _LAZY = {
     "Banned": "smartfallback.simulation.faults",
     "BurstLimit": "smartfallback.simulation.faults",
     "Caps": "smartfallback.simulation.scenarios.runner",
+    "ChatSessions": "smartfallback.engine.sessions",
     "Check": "smartfallback.simulation.scenarios.views",
     "ConfigError": "smartfallback.config",
     "ConfigWarning": "smartfallback.config",
@@ -221,6 +233,7 @@ _LAZY = {
     "RunView": "smartfallback.simulation.scenarios.views",
     "ScenarioView": "smartfallback.simulation.scenarios.views",
     "SimulationView": "smartfallback.simulation.scenarios.views",
+    "SessionsLostError": "smartfallback.engine.sessions",
     "Simulator": "smartfallback.simulation.scenarios.simulator",
     "SlowFirstToken": "smartfallback.simulation.faults",
     "SqliteStateStore": "smartfallback.state.sqlite",
@@ -270,6 +283,12 @@ __all__ = [
     "Caps",
     "ChainSpec",
     "ChainView",
+    "ChatAttempt",
+    "ChatSession",
+    "ChatSessions",
+    "ChatTranscript",
+    "ChatTurn",
+    "ChatWait",
     "Check",
     "CircuitChanged",
     "CircuitScope",
@@ -370,6 +389,7 @@ __all__ = [
     "ResetOverdue",
     "ResetValidated",
     "Resume",
+    "Resumption",
     "Role",
     "Rule",
     "RunHistory",
@@ -379,6 +399,7 @@ __all__ = [
     "ScoreTerms",
     "Seam",
     "Secret",
+    "SessionsLostError",
     "SetCircuitMode",
     "SetStrategy",
     "SharingMode",
@@ -389,6 +410,7 @@ __all__ = [
     "SkipReason",
     "SlowFirstToken",
     "Snapshot",
+    "Snippet",
     "SqliteStateStore",
     "StallBeforeFirstToken",
     "StallMidStream",
@@ -410,6 +432,7 @@ __all__ = [
     "ToolMissing",
     "TrafficView",
     "TruthLabel",
+    "TurnState",
     "Usage",
     "WindowKind",
     "WindowSpec",
