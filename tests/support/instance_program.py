@@ -37,6 +37,7 @@ from smartfallback import (
     SqliteStateStore,
     SystemClock,
 )
+from smartfallback.model.sharing import SharingMode, SharingSpec
 from support.instance_setup import PROVIDER, Setup
 from support.instance_traffic import Burst, Load, asking
 from support.instance_upstream import PLAN, Plan, PlannedUpstream
@@ -51,8 +52,6 @@ def shared_arguments(setup: Setup) -> dict[str, Any]:
     if setup.redis is None:
         return {}
     from smartfallback.state.redis_store.store import RedisSharedStore
-
-    from smartfallback.model.sharing import SharingMode, SharingSpec
 
     return {
         "shared": RedisSharedStore(setup.redis, clock=SystemClock()),

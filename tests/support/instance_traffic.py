@@ -54,7 +54,7 @@ class SettledTwice:
                 self.counted += once(ledger, reservation, actual, now)
             return ended
 
-        CountingLedger.settle = twice  # type: ignore[method-assign]
+        CountingLedger.settle = twice  # type: ignore[method-assign, assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,6 +86,7 @@ class Burst:
     settle_twice_share: float = 0.0
     refusals: int = 5
     pause_s: float = 0.1
+    pin: str | None = None
     seed: int = 1
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -93,7 +94,7 @@ class Burst:
     async def run(self, orchestrator: Orchestrator) -> dict[str, Any]:
         """Let all of them ask until each has ended."""
         rng = random.Random(self.seed)
-        request = asking(self.reserve)
+        request = asking(self.reserve, self.pin)
         ends_at = time.monotonic() + self.seconds
         with SettledTwice(self.settle_twice_share, rng) as settled:
             await asyncio.gather(
