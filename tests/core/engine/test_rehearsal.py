@@ -46,6 +46,7 @@ from smartfallback import (
 )
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.quota import QuotaReading, WindowReading
+from smartfallback.model.sharing import StoreView
 from smartfallback.model.state import AccountState, CircuitRecord, SystemState
 from support.clock import FakeClock
 from support.jumping_loop import run
@@ -70,6 +71,9 @@ class MemoryStore:
     async def save(self, changes: SystemState) -> None:
         self.accounts.update(changes.accounts)
         self.providers.update(changes.providers)
+
+    def view(self) -> StoreView:
+        return StoreView()
 
     async def exchange_queue(self, state: QueueState, room: int) -> QueueNews | None:
         return QueueNews()

@@ -27,6 +27,7 @@ from smartfallback import (
     SystemSpec,
 )
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
+from smartfallback.model.sharing import StoreView
 from smartfallback.model.state import SystemState
 from support.clock import FakeClock
 from support.scripted import ANSWER, Pause, ScriptedUpstream, ask, failure, pool, system
@@ -214,6 +215,9 @@ class SlowStore:
 
     async def save(self, changes: SystemState) -> None:
         pass
+
+    def view(self) -> StoreView:
+        return StoreView()
 
     async def exchange_queue(self, state: QueueState, room: int) -> QueueNews:
         self.kept += state.outcomes
