@@ -78,6 +78,10 @@ class SharedLedger(CountingLedger):
                 return True
         return False
 
+    def spent(self) -> dict[str, float]:
+        """What was settled here in each window, by key; as of the last call that was given the time."""
+        return {key: window.settled for key, window in self._keyed() if not window.closed}
+
     def amounts(self, estimate: QuotaEstimate) -> dict[str, float]:
         """What ``estimate`` holds, by key of the window; windows that it doesn't touch are left out."""
         return {
