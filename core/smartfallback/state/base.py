@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from smartfallback.model.chat_sessions import ChatTranscript, ChatTurn, SessionCursor, SessionPage
+from smartfallback.model.history import PastRequest
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.sharing import StoreView
 from smartfallback.model.state import SystemState
@@ -61,6 +62,8 @@ class StateStore(SessionStore, Protocol):
     async def load(self, accounts: Collection[str], providers: Collection[str]) -> SystemState:
         """What was saved before, also of names that are not configured.
 
+        Holds are those of other processes, gone or not, as far as they have not ended by now.
+
         Args:
             accounts: The configured accounts; the state of others may be forgotten after a while.
             providers: The configured providers, likewise.
@@ -88,6 +91,25 @@ class StateStore(SessionStore, Protocol):
         """Take out the oldest outcome of a request of that name; None when there is none."""
         ...
 
+    async def keep_history(self, ended: Sequence[PastRequest]) -> bool:
+        """Keep what became of requests, within the bounds of :mod:`smartfallback.model.history`.
+
+        One that is handed in twice is kept once.
+
+        Returns:
+            Whether it is kept; what is not is to be handed in again.
+        """
+        ...
+
+    async def history(self, limit: int, since: float | None = None) -> tuple[PastRequest, ...]:
+        """What became of the latest requests, the newest first; nothing while the storage can't be read.
+
+        Args:
+            limit: How many at most.
+            since: Only those that ended then or later, in epoch seconds.
+        """
+        ...
+
     def view(self) -> StoreView:
         """Where state is kept, and how well. Costs next to nothing."""
         ...
@@ -97,5 +119,8 @@ class StateStore(SessionStore, Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Save what is still unsaved and let go of the storage. Safe to call twice."""
+        """Save what is still unsaved, forget this process's holds, and let go of the storage.
+
+        Safe to call twice.
+        """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from smartfallback.model.circuits import CircuitState
@@ -12,7 +13,9 @@ from smartfallback.model.state import (
     AccountState,
     AttentionState,
     CircuitRecord,
+    HoldState,
     RestState,
+    ThrottleState,
     WallState,
     WindowState,
 )
@@ -20,7 +23,11 @@ from smartfallback.state.json_fields import Fields, loaded
 
 
 def encode_account(state: AccountState) -> str:
-    """An account's state as a JSON object."""
+    """An account's state as a JSON object, apart from its holds.
+
+    Raises:
+        ValueError: It holds a number that is not finite.
+    """
     document: dict[str, Any] = {
         "admin": state.admin.value,
         "admin_reason": state.admin_reason,
@@ -42,6 +49,14 @@ def encode_account(state: AccountState) -> str:
     if state.wall is not None:
         wall = state.wall
         document["wall"] = {"until": wall.until, "since": wall.since, "reason": wall.reason}
+    if state.throttle is not None:
+        throttle = state.throttle
+        document["throttle"] = {
+            "limit": throttle.limit,
+            "broke_at": throttle.broke_at,
+            "cut_at": throttle.cut_at,
+            "since": throttle.since,
+        }
     if state.circuit is not None:
         document["circuit"] = _circuit(state.circuit)
     if state.model_rests:
@@ -51,6 +66,25 @@ def encode_account(state: AccountState) -> str:
             model: _circuit(circuit) for model, circuit in state.model_circuits.items()
         }
     return json.dumps(document, ensure_ascii=True, allow_nan=False)
+
+
+def encode_holds(holds: Sequence[HoldState]) -> str:
+    """Holds as a JSON list.
+
+    Raises:
+        ValueError: One holds a number that is not finite.
+    """
+    documents = [
+        {
+            "tokens": hold.tokens,
+            "requests": hold.requests,
+            "credits": hold.credits,
+            "since": hold.since,
+            "until": hold.until,
+        }
+        for hold in holds
+    ]
+    return json.dumps(documents, allow_nan=False)
 
 
 def encode_circuit(record: CircuitRecord | None) -> str:
@@ -67,6 +101,7 @@ def decode_account(text: str) -> AccountState:
     document = Fields(loaded(text))
     attention, wall = document.part("attention"), document.part("wall")
     rest, circuit = document.part("cooldown"), document.part("circuit")
+    throttle = document.part("throttle")
     windows = document.get("windows", [])
     if not isinstance(windows, list):
         raise ValueError("windows is no list")
@@ -90,7 +125,20 @@ def decode_account(text: str) -> AccountState:
         requests=document.count("requests"),
         failures=document.count("failures"),
         tokens=document.count("tokens"),
+        throttle=None if throttle is None else _read_throttle(throttle),
     )
+
+
+def decode_holds(text: str) -> tuple[HoldState, ...]:
+    """The holds.
+
+    Raises:
+        ValueError: The text is not what :func:`encode_holds` writes.
+    """
+    documents = loaded(text)
+    if not isinstance(documents, list):
+        raise ValueError("holds are no list")
+    return tuple(_read_hold(Fields(document)) for document in documents)
 
 
 def decode_circuit(text: str) -> CircuitRecord | None:
@@ -131,11 +179,35 @@ def _circuit(record: CircuitRecord) -> dict[str, Any]:
         "first_break_s": record.first_break_s,
         "last_break_s": record.last_break_s,
         "rate_limit_test": record.rate_limit_test,
+        "suspected": record.suspected,
+        "adopted": record.adopted,
     }
 
 
 def _read_rest(fields: Fields) -> RestState:
     return RestState(fields.number("until"), fields.text("reason"))
+
+
+def _read_hold(fields: Fields) -> HoldState:
+    credits_held = fields.number("credits", 0.0)
+    if credits_held < 0:
+        raise ValueError("a count below 0")
+    return HoldState(
+        fields.count("tokens"),
+        fields.count("requests"),
+        credits_held,
+        fields.number("since"),
+        fields.number("until"),
+    )
+
+
+def _read_throttle(fields: Fields) -> ThrottleState:
+    limit = fields.count("limit")
+    if limit < 1:
+        raise ValueError("a limit below 1")
+    return ThrottleState(
+        limit, fields.count_or_none("broke_at"), fields.number_or_none("cut_at"), fields.number("since")
+    )
 
 
 def _read_window(fields: Fields) -> WindowState:
@@ -165,4 +237,6 @@ def _read_circuit(fields: Fields) -> CircuitRecord:
         first_break_s=fields.number("first_break_s", 0.0),
         last_break_s=fields.number_or_none("last_break_s"),
         rate_limit_test=fields.get("rate_limit_test", False) is True,
+        suspected=fields.get("suspected", False) is True,
+        adopted=fields.get("adopted", False) is True,
     )

@@ -9,26 +9,24 @@ import time
 from pathlib import Path
 from typing import Final
 
+from smartfallback.state.history_table import SCHEMA as HISTORY_SCHEMA
 from smartfallback.state.queue_table import SCHEMA as QUEUE_SCHEMA
 from smartfallback.state.session_table import SCHEMA as SESSION_SCHEMA
+from smartfallback.state.state_table import HOLD_SCHEMA, STATE_SCHEMA, TIE_SCHEMA
 
 APPLICATION_ID: Final = 0x53464243
 """Marks the file as ours (the letters SFBC), as SQLite's header provides for it."""
 SCHEMA_VERSION: Final = 3
-"""1 kept the state of accounts and circuits; 2 keeps the queue too; 3 keeps chat sessions."""
+"""1 kept the state of accounts and circuits, 2 the queue too, and 3 keeps holds, sticky sessions, history
+and chat sessions."""
 BUSY_S: Final = 0.5
 """How long another process that writes is waited for, on the store's own thread."""
 
-_STATE_SCHEMA: Final = """
-CREATE TABLE state (
-    kind TEXT NOT NULL,
-    name TEXT NOT NULL,
-    seen_at REAL NOT NULL,
-    document TEXT NOT NULL,
-    PRIMARY KEY (kind, name)
-) WITHOUT ROWID
-"""
-_STEPS: Final[tuple[tuple[str, ...], ...]] = ((_STATE_SCHEMA,), QUEUE_SCHEMA, SESSION_SCHEMA)
+_STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    STATE_SCHEMA,
+    QUEUE_SCHEMA,
+    (*HOLD_SCHEMA, *TIE_SCHEMA, *HISTORY_SCHEMA, *SESSION_SCHEMA),
+)
 """What leads from each version to the next; an empty file has version 0."""
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")
@@ -36,6 +34,13 @@ _BESIDE: Final = ("", "-wal", "-shm", "-journal")
 
 class ForeignFile(Exception):
     """The file is in order, but not one that this version may write; the message says what it is."""
+
+
+def in_memory() -> sqlite3.Connection:
+    """A database without a file, with all tables. Any one thread at a time may use it."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _bring_up_to_date(connection)
+    return connection
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -14,7 +14,14 @@ from typing import Any, Final, TypeVar
 
 from smartfallback.model.circuits import CircuitState
 from smartfallback.model.decisions import AdminState
-from smartfallback.model.state import AccountState, CircuitRecord, RestState, WallState, WindowState
+from smartfallback.model.state import (
+    AccountState,
+    CircuitRecord,
+    RestState,
+    ThrottleState,
+    WallState,
+    WindowState,
+)
 
 Value = TypeVar("Value")
 
@@ -26,7 +33,7 @@ _CIRCUITS: Final = (None, CircuitState.HALF_OPEN, CircuitState.OPEN, CircuitStat
 
 
 def merged(base: AccountState, mine: AccountState, theirs: AccountState) -> AccountState:
-    """The account with the changes of both."""
+    """The account with the changes of both; holds, which are each process's own, as in ``mine``."""
     admin = _pick(
         (base.admin, base.admin_reason),
         (mine.admin, mine.admin_reason),
@@ -57,6 +64,8 @@ def merged(base: AccountState, mine: AccountState, theirs: AccountState) -> Acco
         requests=max(0, theirs.requests + mine.requests - base.requests),
         failures=max(0, theirs.failures + mine.failures - base.failures),
         tokens=max(0, theirs.tokens + mine.tokens - base.tokens),
+        throttle=_pick(base.throttle, mine.throttle, theirs.throttle, _same_throttle, _narrowness),
+        holds=mine.holds,
     )
 
 
@@ -93,6 +102,16 @@ def _same_rest(a: RestState | WallState | None, b: RestState | WallState | None)
     if a is None or b is None:
         return a is b
     return abs(a.until - b.until) < _SAME_S and a.reason == b.reason
+
+
+def _same_throttle(a: ThrottleState | None, b: ThrottleState | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return (a.limit, a.broke_at) == (b.limit, b.broke_at) and abs(a.since - b.since) < _SAME_S
+
+
+def _narrowness(throttle: ThrottleState | None) -> float:
+    return -float("inf") if throttle is None else -throttle.limit
 
 
 def _same_circuit(a: CircuitRecord | None, b: CircuitRecord | None) -> bool:

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import platformdirs
 
 from smartfallback.clock import Clock
-from smartfallback.model.state import SystemState
+from smartfallback.model.sharing import StoreKind, StoreView
 from smartfallback.state.database import (
     ForeignFile,
     busy,
@@ -58,7 +58,21 @@ class SqliteStateStore(TableStore):
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._closed_until = -float("inf")
+        # The loop's thread only looks at what follows.
         self._trouble = ""
+        self._trouble_since: float | None = None
+        self._lag_s: float | None = None
+
+    def view(self) -> StoreView:
+        """The file, and since when it can't be used."""
+        return StoreView(
+            StoreKind.SQLITE,
+            str(self.path),
+            lag_s=self._lag_s,
+            degraded_since=self._trouble_since,
+            trouble=self._trouble,
+            unsent=self._states.unsaved,
+        )
 
     def _tell(self, notice: str) -> None:
         super()._tell(f"{self.path}: {notice}")
@@ -68,6 +82,11 @@ class SqliteStateStore(TableStore):
 
     def _is_open(self) -> bool:
         return self._connection is not None
+
+    def _empty_log(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):  # another process that reads keeps the log for now
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _try_again(self) -> None:
         self._closed_until = -float("inf")
@@ -105,6 +124,7 @@ class SqliteStateStore(TableStore):
         connection = self._connection
         if connection is None:
             return None
+        began = self._clock.monotonic()
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = work(connection)
@@ -113,8 +133,9 @@ class SqliteStateStore(TableStore):
                 connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+        self._lag_s = self._clock.monotonic() - began
         if self._trouble:
-            self._trouble = ""
+            self._trouble, self._trouble_since = "", None
             self._notices.append(f"{self.path} can be used again: state is kept over a restart.")
         return result
 
@@ -126,6 +147,7 @@ class SqliteStateStore(TableStore):
     def _failed(self, trouble: str) -> None:
         if not self._trouble:
             self._notices.append(f"{trouble}: state is kept in memory only and will not survive a restart.")
+            self._trouble_since = self._clock.time()
         self._trouble = trouble
 
     def _let_go(self) -> None:
@@ -149,13 +171,14 @@ class SqliteStateStore(TableStore):
         except BaseException:
             self._notices.append(f"{begun}.")
             raise
-        self._notices.append(f"{begun} with {saved:,} entries that could still be read." if saved else f"{begun}.")
+        kept = f" with {saved:,} entries that could still be read" if saved else ""
+        self._notices.append(f"{begun}{kept}.")
 
-    def _read_elsewhere(self) -> SystemState | None:
+    def _look_elsewhere(self, look: Callable[[sqlite3.Connection], Result]) -> Result | None:
         """What a file holds that can be read but not written."""
         with contextlib.suppress(sqlite3.Error, OSError, ForeignFile):
             if self.path.is_file():
                 connection = connect_for_reading(self.path)
                 with contextlib.closing(connection):
-                    return self._states.read(connection, self._clock.time())
+                    return look(connection)
         return None
