@@ -46,6 +46,10 @@ class Keys:
         """Sorted set: the probes of one circuit of ``subject`` by the end of their lease."""
         return f"{self._tagged(subject)}:probes:{name}"
 
+    def dropped_probes(self, subject: str, name: str) -> str:
+        """Sorted set: the probes of that circuit that were given back, by when that may be forgotten."""
+        return f"{self._tagged(subject)}:dropped:{name}"
+
     @property
     def changes(self) -> str:
         """Stream: hints at facts that changed."""
