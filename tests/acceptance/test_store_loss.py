@@ -6,22 +6,17 @@ and once it is back the shared counts are those of the upstream's journal, to th
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.instance_setup import Account, Setup
-from support.instances import Instance, running, several
+from support.instances import running, several
 from support.redis_proxy import TcpProxy
 from support.redis_servers import RedisServer
-from support.shared_rows import Rows, rows_of
+from support.shared_rows import rows_of
+from support.store_passage import Passage, Passages, is_well
 from support.store_troubles import TROUBLES, Trouble
-from support.upstream_journal import read_journal, spent
 
 BUDGET_S = 0.06
 RATE = 50.0
@@ -49,62 +44,27 @@ def percentile(samples: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-def is_well(view: Any) -> bool:
-    return view["store"]["degraded_since"] is None
-
-
-async def new_lines(instance: Instance, known: dict[str, int]) -> list[str]:
-    """What an instance has logged about its state since the last call."""
-    told = await instance.ask("lines")
-    assert told["complaints"] == []
-    lines = [line["text"] for line in told["state"]]
-    begun = known.get(instance.name, 0)
-    known[instance.name] = len(lines)
-    return lines[begun:]
-
-
-async def pass_through(
-    trouble: Trouble, server: RedisServer, proxy: TcpProxy, instances: Sequence[Instance], rows: Rows,
-    journal: Path, known: dict[str, int],
-) -> list[str]:  # fmt: skip
-    """Let the trouble come and go under load; returns what was not as it should be."""
-    under_way = [instance.begin("load", rate=RATE) for instance in instances]
-    await asyncio.sleep(0.3)
-    trouble.begin(server, proxy)
-    if trouble.noticed:
-        for instance in instances:
-            await instance.until(lambda view: not is_well(view), limit_s=5.0)
-    await asyncio.sleep(TROUBLED_S)
-    trouble.end(server, proxy)
-    for instance in instances:
-        await instance.until(is_well, limit_s=10.0)
-    await asyncio.sleep(0.3)
-    for instance in instances:
-        await instance.ask("stop_load")
-    told = await asyncio.gather(*under_way)
+def wrong_of(trouble: Trouble, passage: Passage) -> list[str]:
+    """What was not as it should be."""
     wrong = []
-    for instance, result in zip(instances, told, strict=True):
-        if result.get("failed", 0):
-            wrong.append(f"{instance.name}: {result['failed']} failed: {result['reasons']}")
+    for met in passage.met:
+        if met.failed:
+            wrong.append(f"{met.instance}: {met.failed} failed: {met.reasons}")
+        if trouble.noticed and met.noticed_s is None:
+            wrong.append(f"{met.instance}: did not notice")
         # What the machine itself was late says nothing about the store.
-        allowed = BUDGET_S + percentile([late for _, late in result["late"]], 0.99)
-        p99 = percentile([took for _, took in result["dispatched"]], 0.99)
+        allowed = BUDGET_S + percentile(met.late, 0.99)
+        p99 = percentile(met.dispatched, 0.99)
         if p99 > allowed:
-            wrong.append(f"{instance.name}: p99 of dispatch {p99 * 1e3:.0f} ms, allowed {allowed * 1e3:.0f}")
-        lines = [re.sub(r"[\d.]+", "#", line) for line in await new_lines(instance, known)]
-        if len(lines) > trouble.lines and trouble.noticed:
-            wrong.append(f"{instance.name}: {len(lines)} lines: {lines}")
-        if any(line == after for line, after in pairwise(lines)):
-            wrong.append(f"{instance.name}: the same said twice: {lines}")
-    truth = sum(spent(read_journal(journal)).values())
-    try:
-        await rows.until(lambda row: row.used == truth and not row.charged, f"{truth} used", limit_s=5.0)
-        for instance in instances:
-            await instance.until(
-                lambda view: view["accounts"]["a-1"]["windows"][0]["used"] == truth, limit_s=5.0
-            )
-    except TimeoutError as error:
-        wrong.append(str(error))
+            wrong.append(f"{met.instance}: p99 of dispatch {p99 * 1e3:.0f} ms, allowed {allowed * 1e3:.0f}")
+        if len(met.lines) > trouble.lines:
+            wrong.append(f"{met.instance}: {len(met.lines)} lines: {met.lines}")
+        if len(met.notices) != len(met.lines):
+            wrong.append(f"{met.instance}: {len(met.lines)} lines for {len(met.notices)} notices")
+        if met.complaints:
+            wrong.append(f"{met.instance}: {met.complaints}")
+    if not passage.exact or passage.row.charged:
+        wrong.append(f"{passage.truth} used, but {passage.row}, and seen as {passage.seen}")
     return [f"{trouble.name}: {each}" for each in wrong]
 
 
@@ -115,13 +75,12 @@ async def test_no_trouble_of_the_store_is_a_requests(tmp_path, server, proxy, mo
         str(journal), redis=proxy.url, mode=mode, timeout_s=3.0, accounts=(Account("a-1", 1_000_000.0),)
     )
     wrong: list[str] = []
-    known: dict[str, int] = {}
     async with running(*several(setup, 2)) as instances, rows_of(server.url, "a-1") as rows:
         for instance in instances:
             await instance.until(lambda view: len(view["store"]["instances"]) == 2)
-            await new_lines(instance, known)
+        passages = Passages(server, proxy, instances, rows, journal, RATE)
         for trouble in TROUBLES:
-            wrong += await pass_through(trouble, server, proxy, instances, rows, journal, known)
+            wrong += wrong_of(trouble, await passages.through(trouble, TROUBLED_S))
         row = await rows.until(lambda row: row.taken == 0, "nothing is held", limit_s=20.0)
         assert sum(row.spent.values()) == row.used
         for instance in instances:

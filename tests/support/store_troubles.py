@@ -48,6 +48,7 @@ def _read_only(server: RedisServer, proxy: TcpProxy) -> None:
     server.command("REPLICAOF", "127.0.0.1", "1")
 
 
+WELL = Trouble("well", _nothing, _nothing, lines=0, noticed=False)
 TROUBLES = (
     Trouble("killed and back empty", lambda server, _: server.kill(), lambda server, _: server.start()),
     Trouble("frozen", lambda server, _: server.freeze(), lambda server, _: server.thaw()),
