@@ -9,17 +9,20 @@ import tomllib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from smartfallback.config.locations import KeyPath, Locations
 from smartfallback.config.mistakes import ConfigError, ConfigWarning, Mistake, Report, printable
+from smartfallback.config.redis_address import ALLOWED, refused, secrets_in, sends_in_clear
 from smartfallback.config.relations import accounts, check_relations, tables
+from smartfallback.config.stores import REDIS_KEY, StateSettings
 from smartfallback.model.secrets import Secret, redact
+from smartfallback.model.sharing import SharingMode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from smartfallback.config.schema import StateTable
     from smartfallback.config.secret_references import SecretReader
     from smartfallback.model.specs import SystemSpec
 
@@ -28,15 +31,6 @@ LARGEST_FILE: Final = 1024 * 1024
 
 _SYNTAX_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _START_OVER: Final = '"smartfallback init" writes a file to start from'
-_REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
-
-
-@dataclass(frozen=True, slots=True)
-class StateSettings:
-    """Where state is shared. ``redis_url`` is a secret because it may hold a password."""
-
-    redis_url: Secret | None = None
-    mode: Literal["leased", "strict"] = "leased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +80,13 @@ def load_config(path: Path, *, environ: Mapping[str, str] | None = None) -> Load
     if _holds_literals(document) and _others_can_read(path):
         report.warn((), f"holds secrets and can be read by other users; chmod 600 {printable(str(path))}")
     if report.mistakes or checked is None:
-        report.scrub([*keys.values(), *([redis_url] if redis_url else [])])
+        report.scrub([*keys.values(), *_secrets_of(redis_url)])
         raise ConfigError(path, report.sorted_mistakes())
     return LoadedConfig(
         file=path,
         spec=build_spec(checked, keys, folder),
         warnings=tuple(report.warnings),
-        state=StateSettings(redis_url, checked.state.mode if checked.state else "leased"),
+        state=_state(checked.state, redis_url),
     )
 
 
@@ -209,19 +203,27 @@ def _read_redis_url(report: Report, reader: SecretReader) -> Secret | None:
     except UnreadableSecretError as error:
         report.mistake(path, error.problem, found="", allowed=error.allowed, suggestion=error.suggestion)
         return None
-    try:
-        parts = urlsplit(secret.reveal())
-        usable = parts.scheme in _REDIS_SCHEMES and bool(parts.hostname or parts.path) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        report.mistake(
-            path,
-            "is not the address of a Redis server",
-            found="",
-            allowed='"redis://host:6379/0", "rediss://…" or "unix:///path"',
-        )
+    trouble = refused(secret.reveal())
+    if trouble is not None:
+        report.mistake(path, trouble.problem, found="", allowed=ALLOWED, suggestion=trouble.suggestion)
+    elif sends_in_clear(secret.reveal()):
+        report.warn(path, "sends its password over the network unencrypted; rediss:// encrypts it")
     return secret
+
+
+def _secrets_of(redis_url: Secret | None) -> list[Secret]:
+    """The address of the server, and the passwords in it."""
+    if redis_url is None:
+        return []
+    url = redis_url.reveal()
+    return [redis_url] if refused(url) else [redis_url, *secrets_in(url)]
+
+
+def _state(table: StateTable | None, redis_url: Secret | None) -> StateSettings:
+    source = "" if redis_url is None else REDIS_KEY
+    if table is None:
+        return StateSettings()
+    return StateSettings(redis_url, SharingMode(table.mode), table.instance or "", table.prefix, source)
 
 
 def _holds_literals(document: dict[str, object]) -> bool:

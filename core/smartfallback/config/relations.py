@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.config.mistakes import nearest, one_of, shown
+from smartfallback.config.stores import REDIS_OPTION, REDIS_VARIABLE
 from smartfallback.model.specs import ChainSpec, ProviderKind, QuotaSourceRule, RecoverySpec, Timeouts
 
 if TYPE_CHECKING:
@@ -250,7 +251,8 @@ def _check_state(report: Report) -> None:
     state = report.document.get("state")
     if not isinstance(state, dict):
         return
-    if "redis_url" in state:
-        report.warn(("state", "redis_url"), "not used by this version: state stays in this process")
-    elif "mode" in state:
-        report.warn(("state", "mode"), "has no effect without redis_url")
+    for name in ("mode", "instance", "prefix"):
+        if name in state and "redis_url" not in state:
+            report.warn(
+                ("state", name), f"has no effect without redis_url, {REDIS_OPTION} or {REDIS_VARIABLE}"
+            )

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from smartfallback.config.stores import PREFIX
 from smartfallback.model.circuits import (
     ACCOUNT_DEFAULT,
     PRESETS,
@@ -62,6 +63,25 @@ def _account_id(value: str) -> str:
     return value
 
 
+def _instance_name(value: str) -> str:
+    if any(unicodedata.category(char) in _MOVES_LINES for char in value):
+        raise refusal("holds a control character", allowed="a name on one line")
+    if len(value) > LONGEST_ID:
+        raise refusal(f"is {len(value)} characters long", allowed=f"at most {LONGEST_ID} characters")
+    return value
+
+
+def _prefix(value: str) -> str:
+    allowed = 'letters, digits and signs, such as "smartfallback"'
+    if any(char in "{}" for char in value):
+        raise refusal("holds a brace, which Redis Cluster reads as part of a key's place", allowed=allowed)
+    if any(char.isspace() or not char.isprintable() for char in value):
+        raise refusal("holds blanks or control characters", allowed=allowed)
+    if len(value) > LONGEST_PREFIX:
+        raise refusal(f"is {len(value)} characters long", allowed=f"at most {LONGEST_PREFIX} characters")
+    return value
+
+
 def _http_url(value: str) -> str:
     allowed = 'an address such as "https://host/v1" or "http://127.0.0.1:8080/v1"'
     try:
@@ -90,12 +110,15 @@ def _quota_address(value: str) -> str:
 
 _RUNS_COMMAND = (ProviderKind.COPILOT,)
 LONGEST_ID = 200
+LONGEST_PREFIX = 100
 _MOVES_LINES = frozenset({"Cc", "Zl", "Zp"})
 """Unicode's control characters and separators of lines and paragraphs."""
 
 Name = Annotated[str, AfterValidator(_name)]
 AccountId = Annotated[Name, AfterValidator(_account_id)]
 QuotaAddress = Annotated[str, AfterValidator(_quota_address)]
+InstanceName = Annotated[Name, AfterValidator(_instance_name)]
+Prefix = Annotated[Name, AfterValidator(_prefix)]
 Url = Annotated[str, AfterValidator(_http_url)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -340,6 +363,8 @@ class StateTable(Table):
 
     redis_url: SecretReference = None
     mode: Literal["leased", "strict"] = "leased"
+    instance: InstanceName | None = None
+    prefix: Prefix = PREFIX
 
 
 class ConfigFile(Table):

@@ -87,5 +87,15 @@ pools = ["antigravity"]             # e.g. ["antigravity", "openrouter", "local"
 # retry_share   = 0.2               # retries and hedges, as a share of the requests of ten seconds
 # retry_reserve = 10                # so many of them are always allowed
 # queue_limit   = 100               # so many requests may wait
+
+# State (usage, circuits, drains, chats) is kept in a file on this machine. With a Redis server several
+# instances share it, so that together they never spend a quota twice.
+# [state]
+# redis_url = "redis://127.0.0.1:6379/0"   # or rediss://…, unix:///path,
+#                                   # redis+sentinel://host:26379,host:26379/service, redis+cluster://host:7000,…
+#                                   # with a password better { env = "SMARTFALLBACK_REDIS_URL" }
+# mode      = "leased"              # each instance leases slices of a quota; "strict" asks for each request
+# instance  = "desk"                # what the others call this one; unset: host name and process number
+# prefix    = "smartfallback"       # what all keys begin with
 """
 """TOML text that :func:`smartfallback.config.load_config` accepts once the named key is set."""
