@@ -191,6 +191,7 @@ class Orchestrator:
                 sharing or SharingSpec(),
                 make_circuit=make_circuit,
                 load=self._load,
+                line=capacity.__len__,
                 version=_product_version(),
             )
             self._services = replace(self._services, admission=self._sharing.admission)

@@ -68,19 +68,18 @@ class Demand:
         }
 
     def wanted_slots(
-        self, running: int, most: int, instances: int, *, starved: bool, now: float
+        self, running: int, most: int, instances: int, *, line: int, now: float
     ) -> tuple[float, float]:
         """How many places to lease beyond those taken, and how many of them at least.
 
-        Idle places are lent to who needs them; each instance can get its equal share at any time, and
+        ``line`` requests wait for one. Idle places are lent to who needs them; each instance can get its equal share at any time, and
         as long as there are enough places none takes the last one of another.
         """
         if running >= self._peak or now - self._peak_at > IDLE_S:
             self._peak, self._peak_at = running, now
         fair = max(1, most // max(1, instances))
         ceiling = max(fair, most - (instances - 1))
-        ahead = self._peak + (self._peak // 2 + 2 if starved or instances == 1 else 2)
-        wanted = min(most if instances == 1 else ahead, ceiling)
+        wanted = most if instances == 1 else min(self._peak + max(2, line), ceiling)
         if most < instances:
-            wanted = running + (1 if starved else 0)
+            wanted = running + min(1, line)
         return float(max(0, wanted - running)), float(max(1, fair - running))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from smartfallback.clock import Clock
@@ -72,6 +72,7 @@ class QuotaShare:
         store: What the instances share.
         instance: This one's id.
         mode: Whether slices are leased or each reservation is asked for.
+        line: How many requests wait for a place on any account.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class QuotaShare:
         store: SharedStore,
         instance: str,
         mode: SharingMode,
+        line: Callable[[], int],
     ) -> None:
         self._accounts = tuple(roster.accounts.values())
         self._placement = placement
@@ -95,6 +97,9 @@ class QuotaShare:
         self._waiting: dict[AccountRuntime, asyncio.Future[None]] = {}
         self._next_polled = 0
         self._polled_at = clock.monotonic()
+        self._line = line
+        self._starved: dict[AccountRuntime, None] = {}
+        """Accounts that could serve more if other instances held fewer of their places."""
         self._taking_over = False
         self._holds = 0
         self.wake = asyncio.Event()
@@ -116,7 +121,9 @@ class QuotaShare:
         if not self._taking_over:
             self._dirty[account] = None
             if account.in_flight >= account.slots:
-                self.wake.set()
+                self._starved[account] = None
+                if self._line():
+                    self.wake.set()
 
     async def top_up(self, grant: Grant) -> bool:
         """Lease what ``grant`` needs, waiting for at most :data:`ASK_LIMIT_S`.
@@ -137,6 +144,8 @@ class QuotaShare:
                         await self._next_reply(account)
                         if not ledger.overdrawn:
                             return True
+                        if not self._store.status.usable:
+                            break
             except TimeoutError:
                 pass
             finally:
@@ -197,6 +206,7 @@ class QuotaShare:
         """The accounts to exchange now: those that changed, whose lease is to be renewed, and a few more."""
         found = dict.fromkeys(self._waiting)
         found.update(self._dirty)
+        found.update(self._starved)
         for account in self._leasing:
             if now - self._standing(account).exchanged_at >= RENEW_S:
                 found[account] = None
@@ -312,8 +322,9 @@ class QuotaShare:
         most, running = account.spec.max_concurrency, account.in_flight
         want = need = 0.0
         if not strict:
+            line = self._line() if running >= account.slots else 0
             want, need = standing.demand.wanted_slots(
-                running, most, self.instances, starved=running >= account.slots, now=self._clock.monotonic()
+                running, most, self.instances, line=line, now=self._clock.monotonic()
             )
         return WindowReport(SLOTS, 0.0, math.inf, most, 0.0, 0.0 if strict else running, want, need)
 
@@ -334,6 +345,8 @@ class QuotaShare:
         else:
             self._leasing.pop(account, None)
         slots = self._slots_here(account, reply)
+        if account.in_flight < slots:
+            self._starved.pop(account, None)
         if slots != account.slots:
             account.slots = slots
             changed = True
@@ -351,6 +364,18 @@ class QuotaShare:
         if self.leased:
             return max(0, math.floor(shared.ceilings.get(self._instance, 0.0) + 1e-6))
         return max(0.0, account.spec.max_concurrency - shared.elsewhere(self._instance))
+
+    def let_go(self) -> None:
+        """The store can't be waited for any more: whoever does goes on with what there is."""
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_result(None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request waits for a slice."""
+        return bool(self._waiting)
 
     def go_on_alone(self) -> None:
         """The store can't be reached: places that were not leased are shared out, as quotas are."""

@@ -38,6 +38,8 @@ from smartfallback.state.shared import SharedStore, StoreLostError, StoreStatus
 
 TICK_S: Final = 0.05
 """How often is looked for what nobody told of."""
+BREATH_S: Final = 0.004
+"""The least time between two exchanges that no request waits for."""
 HEARTBEAT_S: Final = 1.0
 START_WAIT_S: Final = 2.0
 """How long the start waits for what the others know."""
@@ -73,6 +75,7 @@ class Sharing:
         spec: How this instance takes part.
         make_circuit: Makes circuits of models.
         load: What the instance does, for the others to see.
+        line: How many requests wait for a place on any account.
         version: The product's version.
     """
 
@@ -89,6 +92,7 @@ class Sharing:
         *,
         make_circuit: CircuitFactory,
         load: Load,
+        line: Callable[[], int],
         version: str,
     ) -> None:
         self._roster = roster
@@ -107,7 +111,7 @@ class Sharing:
         """All has to be read again: what others did may have been missed."""
         self._heard: dict[str, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._quota = QuotaShare(roster, placement, clock, store, self.instance, spec.mode)
+        self._quota = QuotaShare(roster, placement, clock, store, self.instance, spec.mode, line)
         self._board = Board(
             roster,
             placement,
@@ -176,6 +180,8 @@ class Sharing:
             self._quota.wake.set()
 
     def _store_changed(self, status: StoreStatus) -> None:
+        if not status.usable:
+            self._quota.let_go()
         if not status.reachable:
             self._behind = True
             self._quota.go_on_alone()
@@ -195,6 +201,8 @@ class Sharing:
     async def _talk(self) -> None:
         wake = self._quota.wake
         while True:
+            if not self._quota.waits:
+                await asyncio.sleep(BREATH_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await wake.wait()
