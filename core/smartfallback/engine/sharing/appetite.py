@@ -72,8 +72,8 @@ class Demand:
     ) -> tuple[float, float]:
         """How many places to lease beyond those taken, and how many of them at least.
 
-        ``line`` requests wait for one. Idle places are lent to who needs them; each instance can get its equal share at any time, and
-        as long as there are enough places none takes the last one of another.
+        ``line`` requests wait for one. Idle places are lent to who needs them; each instance can get its
+        equal share at any time, and as long as there are enough places none takes the last one of another.
         """
         if running >= self._peak or now - self._peak_at > IDLE_S:
             self._peak, self._peak_at = running, now

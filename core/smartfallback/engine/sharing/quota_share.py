@@ -135,7 +135,7 @@ class QuotaShare:
         ledger = ledger_of(account)
         demand = self._standing(account).demand
         demand.expect(ledger.amounts(grant.estimate))
-        if self._store.status.usable:
+        if self._usable():
             demand.waiting += 1
             try:
                 async with asyncio.timeout(ASK_LIMIT_S):
@@ -144,13 +144,13 @@ class QuotaShare:
                         await self._next_reply(account)
                         if not ledger.overdrawn:
                             return True
-                        if not self._store.status.usable:
+                        if not self._usable():
                             break
             except TimeoutError:
                 pass
             finally:
                 demand.waiting -= 1
-            if self._store.status.usable:
+            if self._usable():
                 return not ledger.overdrawn
         ledger.widen(self.instances)
         return not ledger.overdrawn
@@ -286,6 +286,9 @@ class QuotaShare:
         return lost
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _usable(self) -> bool:
+        return self._store.status.usable
 
     def _standing(self, account: AccountRuntime) -> _Standing:
         standing = self._standings.get(account)
