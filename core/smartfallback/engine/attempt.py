@@ -65,7 +65,7 @@ class Attempt:
         self.characters = 0
         self.usage: Usage | None = None
         self._call = call
-        self._deadline = deadline
+        self.deadline = deadline
         self.first_token_s = silent_s
         """How long the first token is waited for."""
         self._begun_s = first_token_s
@@ -99,7 +99,7 @@ class Attempt:
             Stopped: :meth:`stop` was called.
         """
         while True:
-            limit = min(self.started + self.first_token_s, self._deadline)
+            limit = min(self.started + self.first_token_s, self.deadline)
             chunk = await self._next(limit, TimeoutPhase.FIRST_TOKEN)
             if chunk.text or chunk.finish_reason is not None:
                 return chunk
@@ -127,7 +127,7 @@ class Attempt:
         patience_s = min(TAIL_LIMIT_S if finished else _LIVELY_LIMITS * idle_s - self._textless_s, idle_s)
         idle_at = asked_at + patience_s
         limit, phase = (
-            (idle_at, TimeoutPhase.IDLE) if idle_at < self._deadline else (self._deadline, TimeoutPhase.TOTAL)
+            (idle_at, TimeoutPhase.IDLE) if idle_at < self.deadline else (self.deadline, TimeoutPhase.TOTAL)
         )
         try:
             chunk = await self._next(limit, phase)
@@ -209,10 +209,10 @@ class Attempt:
     def _on_due(self) -> float | None:
         """The wait's limit is reached: None ends it, unless nobody could answer in its place."""
         now = self._loop.time()
-        if now >= self._deadline:
+        if now >= self.deadline:
             self._phase = TimeoutPhase.TOTAL
         elif self._phase is TimeoutPhase.FIRST_TOKEN and not self._has_alternative():
-            return min(now + _RECHECK_S, self._deadline)
+            return min(now + _RECHECK_S, self.deadline)
         return None
 
     @property

@@ -36,6 +36,7 @@ class KeptAccount:
     __slots__ = (
         "account",
         "admin",
+        "admin_at",
         "admin_reason",
         "attention",
         "circuit",
@@ -63,6 +64,7 @@ class KeptAccount:
         account.ledger = self.layer = LedgerLayer(account.ledger, wall)
         self.admin = account.admin
         self.admin_reason = account.admin_reason
+        self.admin_at = account.admin_at
         self.attention = account.attention
         self.cooldown_until = account.cooldown_until
         self.cooldown_reason = account.cooldown_reason
@@ -155,7 +157,7 @@ class KeptAccount:
         old, new = account.admin, self.admin
         if new is AdminState.DRAINING and not account.in_flight:
             new = AdminState.DRAINED
-        account.admin, account.admin_reason = new, self.admin_reason
+        account.admin, account.admin_reason, account.admin_at = new, self.admin_reason, self.admin_at
         if old is not new:
             bus.publish(AdminChanged(bus.next_seq(), at, account.id, old, new, OVER, Actor.SYSTEM))
 

@@ -176,6 +176,7 @@ class Persistence:
         return AccountState(
             admin=standing.admin,
             admin_reason=without_secrets(standing.admin_reason, account),
+            admin_at=standing.admin_at,
             attention=self._attention_of(account, standing.attention),
             cooldown=rest,
             wall=None if wall is None else replace(wall, reason=without_secrets(wall.reason, account)),
@@ -213,6 +214,7 @@ class Persistence:
         draining = saved.admin is AdminState.DRAINING
         account.admin = AdminState.DRAINED if draining else saved.admin
         account.admin_reason = saved.admin_reason
+        account.admin_at = saved.admin_at
         attention = saved.attention
         if (
             attention is not None

@@ -237,6 +237,10 @@ class Placement:
             account.watched = when
             self._alarm(account, when)
 
+    def wake_at(self, account: AccountRuntime, when: float) -> None:
+        """Look at the account again at that monotonic instant, also when nothing happens to it before."""
+        self._alarm(account, when + _ALARM_SLACK_S)
+
     def _alarm(self, account: AccountRuntime, when: float) -> None:
         self._alarm_number += 1
         heapq.heappush(self._alarms, (when, self._alarm_number, account))

@@ -229,7 +229,11 @@ class Rehearsals:
         if isinstance(command, Enable):
             kept.attention = ""
         if not isinstance(command, Enable) or kept.admin is AdminState.DISABLED:
-            kept.admin, kept.admin_reason = account.admin, account.admin_reason
+            kept.admin, kept.admin_reason, kept.admin_at = (
+                account.admin,
+                account.admin_reason,
+                account.admin_at,
+            )
         if result.ok:
             return result
         return CommandResult(True, f"{account.id} is {kept.admin.value}, after the rehearsal too")

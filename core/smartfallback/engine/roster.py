@@ -44,6 +44,7 @@ class AccountRuntime:
 
     __slots__ = (
         "admin",
+        "admin_at",
         "admin_reason",
         "attempts",
         "attention",
@@ -105,6 +106,8 @@ class AccountRuntime:
         """Models that were given up a moment ago, and are passed over while others can serve."""
         self.admin = AdminState.ACTIVE
         self.admin_reason = ""
+        self.admin_at: float | None = None
+        """When an operator last changed that; of two instances' words the later one holds."""
         self.attention = ""
         self.cooldown_until: float | None = None
         self.cooldown_reason = ""

@@ -171,6 +171,8 @@ class Settlement:
     def set_admin(self, account: AccountRuntime, new: AdminState, reason: str, actor: Actor) -> None:
         """Change an account's admin state and tell of it; the caller places the account."""
         old, account.admin, account.admin_reason = account.admin, new, reason
+        if actor is Actor.OPERATOR:
+            account.admin_at = self._clock.time()
         if old is not new:
             bus = self._bus
             bus.publish(AdminChanged(bus.next_seq(), self._clock.time(), account.id, old, new, reason, actor))

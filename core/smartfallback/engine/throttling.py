@@ -7,6 +7,7 @@ from smartfallback.engine.bus import Bus
 from smartfallback.engine.roster import AccountRuntime
 from smartfallback.model.events import ConcurrencyChanged
 from smartfallback.model.outcomes import Failure
+from smartfallback.model.state import ThrottleState
 from smartfallback.policy.concurrency import ConcurrencyLimit, shows_overload
 
 
@@ -78,6 +79,18 @@ class Throttles:
         limit = throttle or ConcurrencyLimit(account.spec.max_concurrency)
         if account.limit != limit.limit:
             self._tell(account, limit, cause)
+
+    def restore(self, account: AccountRuntime, saved: ThrottleState, now: float, offset: float) -> None:
+        """Go on from before a restart, and let the time act that has passed since; nothing is told."""
+        if not account.pool.spec.adaptive_concurrency:
+            return
+        throttle = ConcurrencyLimit(account.spec.max_concurrency)
+        throttle.restore(saved, now, offset)
+        throttle.passed(now)
+        if not throttle.spent(now):
+            account.throttle = throttle
+            account.limit = throttle.limit
+            self.lowered[account] = None
 
     def _tell(self, account: AccountRuntime, throttle: ConcurrencyLimit, cause: str) -> None:
         old, account.limit = account.limit, throttle.limit

@@ -151,6 +151,7 @@ class AccountState:
 
     admin: AdminState = AdminState.ACTIVE
     admin_reason: str = ""
+    admin_at: float | None = None
     attention: AttentionState | None = None
     cooldown: RestState | None = None
     wall: WallState | None = None

@@ -31,6 +31,7 @@ def encode_account(state: AccountState) -> str:
     document: dict[str, Any] = {
         "admin": state.admin.value,
         "admin_reason": state.admin_reason,
+        "admin_at": state.admin_at,
         "last_used_at": state.last_used_at,
         "requests": state.requests,
         "failures": state.failures,
@@ -108,6 +109,7 @@ def decode_account(text: str) -> AccountState:
     return AccountState(
         admin=AdminState(document.text("admin", AdminState.ACTIVE.value)),
         admin_reason=document.text("admin_reason"),
+        admin_at=document.number_or_none("admin_at"),
         attention=None
         if attention is None
         else AttentionState(

@@ -35,9 +35,9 @@ _CIRCUITS: Final = (None, CircuitState.HALF_OPEN, CircuitState.OPEN, CircuitStat
 def merged(base: AccountState, mine: AccountState, theirs: AccountState) -> AccountState:
     """The account with the changes of both; holds, which are each process's own, as in ``mine``."""
     admin = _pick(
-        (base.admin, base.admin_reason),
-        (mine.admin, mine.admin_reason),
-        (theirs.admin, theirs.admin_reason),
+        (base.admin, base.admin_reason, base.admin_at),
+        (mine.admin, mine.admin_reason, mine.admin_at),
+        (theirs.admin, theirs.admin_reason, theirs.admin_at),
         lambda a, b: a == b,
         lambda state: _ADMIN.index(state[0]),
     )
@@ -45,6 +45,7 @@ def merged(base: AccountState, mine: AccountState, theirs: AccountState) -> Acco
     return AccountState(
         admin=admin[0],
         admin_reason=admin[1],
+        admin_at=admin[2],
         attention=_pick(
             base.attention,
             mine.attention,

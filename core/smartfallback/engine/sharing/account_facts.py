@@ -66,10 +66,11 @@ def standings(account: AccountRuntime, clock: Clock) -> dict[str, Standing]:
     offset = wall_now - now
     source = account.kept or account
     found: dict[str, Standing] = {}
-    if source.admin is not AdminState.ACTIVE:
+    if source.admin is not AdminState.ACTIVE or source.admin_at is not None:
         drains = source.admin in _DRAINED
         intent = AdminState.DRAINED if drains else source.admin
-        found[ADMIN] = Standing(_json({"state": intent.value, "reason": source.admin_reason}))
+        said = {"state": intent.value, "reason": source.admin_reason}
+        found[ADMIN] = Standing(_json(said), at=source.admin_at)
     if source.attention:
         message = without_secrets(source.attention, account)
         found[ATTENTION] = Standing(_json({"message": message, "credentials": credentials_mark(account)}))
@@ -126,7 +127,7 @@ class AccountFacts:
         document = loaded(fact.value)
         fields = None if document is None else Fields(document)
         if name == ADMIN:
-            self._adopt_admin(account, fields)
+            self._adopt_admin(account, fields, fact.at)
         elif name == ATTENTION:
             self._adopt_attention(account, fields)
         elif name == COOLDOWN:
@@ -140,16 +141,14 @@ class AccountFacts:
             if reading.account == account.id:
                 self._quota.hear_from_elsewhere(account, reading)
 
-    def _adopt_admin(self, account: AccountRuntime, fields: Fields | None) -> None:
+    def _adopt_admin(self, account: AccountRuntime, fields: Fields | None, at: float) -> None:
         new = AdminState.ACTIVE if fields is None else AdminState(fields.text("state"))
         reason = "" if fields is None else fields.text("reason")
         if new in _DRAINED:
-            if account.admin in _DRAINED:
-                return
             new = AdminState.DRAINING if account.in_flight else AdminState.DRAINED
-        if new is account.admin:
-            return
-        self._settlement.set_admin(account, new, reason, Actor.OPERATOR)
+        if not (new is account.admin or (new in _DRAINED and account.admin in _DRAINED)):
+            self._settlement.set_admin(account, new, reason, Actor.OPERATOR)
+        account.admin_at = at
         if new is not AdminState.ACTIVE:
             account.pool.normal.forget(account.slot)
             account.pool.reserve.forget(account.slot)

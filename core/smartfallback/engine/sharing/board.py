@@ -165,6 +165,11 @@ class Board:
         for place, write in self._told.items():
             self._pending.setdefault(place, write)
 
+    def note(self) -> None:
+        """Note what stands here, before the others are heard."""
+        for account in self._roster.accounts.values():
+            self._here[subject_of(account)] = standings(account, self._clock)
+
     def start(self) -> None:
         """What stood here before the others were heard, and is not known to them, is news to them."""
         for account in self._roster.accounts.values():
@@ -185,6 +190,9 @@ class Board:
             known, mine = self._told.get((subject, name)), self._pending.get((subject, name))
             if mine is not None and mine.fact.at > fact.at:
                 continue
+            here = self._here.get(subject, {}).get(name)
+            if known is None and here is not None and here.at is not None and here.at > fact.at:
+                continue  # it came about while nobody could be told, and before a restart
             if known is None or known.fact != fact:
                 news[name] = fact
         if news:

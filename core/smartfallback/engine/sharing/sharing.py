@@ -134,6 +134,7 @@ class Sharing:
         self._store.on_change(self._store_changed)
         await self._store.start()
         self._set_clock()
+        self._board.note()
         if self._store.status.reachable:
             with contextlib.suppress(TimeoutError, StoreLostError):
                 async with asyncio.timeout(START_WAIT_S):
