@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from smartfallback import Orchestrator, Simulator, SystemSpec
+    from smartfallback import Orchestrator, Simulator, StateSettings, SystemSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +22,33 @@ class ConfiguredSystem:
 
 
 @asynccontextmanager
-async def configured_system(spec: SystemSpec) -> AsyncIterator[ConfiguredSystem]:
+async def configured_system(
+    spec: SystemSpec, state: StateSettings | None = None
+) -> AsyncIterator[ConfiguredSystem]:
     """The system of a configuration, running on what was saved of it before.
 
     Whatever is rehearsed has ended, and all is as before, by the time that the orchestrator ends.
+
+    Args:
+        spec: The accounts, pools and chains.
+        state: Where state is shared; None keeps it on this machine.
     """
     from smartfallback import (
         RunHistory,
         Simulator,
-        SqliteStateStore,
+        StateSettings,
         SystemClock,
         available_scenarios,
         default_history_path,
+        open_stores,
         rehearsable,
     )
 
     clock = SystemClock()
-    engine, injector = rehearsable(spec, clock=clock, store=SqliteStateStore())
+    stores = open_stores(state or StateSettings())
+    engine, injector = rehearsable(
+        spec, clock=clock, store=stores.store, shared=stores.shared, sharing=stores.sharing
+    )
     async with engine as orchestrator:
         scenarios = await asyncio.to_thread(available_scenarios)
         history = await asyncio.to_thread(RunHistory, default_history_path())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from smartfallback import StateSettings
     from smartfallback_console.app import ConsoleApp
     from smartfallback_console.bridge import CoreThread
     from smartfallback_console.system import System, SystemFactory
@@ -84,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--config", type=Path, metavar="FILE", help="configuration (TOML)")
     source.add_argument("--demo", action="store_true", help="simulated upstreams, whatever is configured")
+    parser.add_argument(
+        "--redis-url",
+        metavar="URL",
+        help="share state through this Redis server, before what the configuration says; demos share with "
+        "demos. Other users see the command line: with a password better SMARTFALLBACK_REDIS_URL or the "
+        "configuration",
+    )
     parser.add_argument("--theme", metavar="NAME", help="theme to start with (t lists them)")
     parser.add_argument(
         "--read-only", action="store_true", help="without the actions that change how requests are answered"
@@ -93,29 +101,32 @@ def _parser() -> argparse.ArgumentParser:
 
 def _factory(options: argparse.Namespace) -> SystemFactory | None:
     """What to run; None after the mistakes of a configuration were reported."""
-    from smartfallback import ConfigError, load_config, locate_config
+    from smartfallback import ConfigError, RedisUrlError, choose_state, load_config, locate_config
 
     config = None if options.demo else locate_config(options.config)
-    if config is None:
-        return _demo
     try:
+        if config is None:
+            state = choose_state(None, options.redis_url)
+            return lambda: _demo(state)
         loaded = load_config(config)
-    except (ConfigError, OSError) as error:
+        state = choose_state(loaded.state, options.redis_url)
+    except (ConfigError, RedisUrlError, OSError) as error:
         _say(str(error))
         return None
 
     def configured() -> AbstractAsyncContextManager[System]:
         from smartfallback_console.configured import configured_system
 
-        return configured_system(loaded.spec)
+        return configured_system(loaded.spec, state)
 
     return configured
 
 
-def _demo() -> AbstractAsyncContextManager[System]:
-    from smartfallback import demo
+def _demo(state: StateSettings) -> AbstractAsyncContextManager[System]:
+    from smartfallback import demo, open_stores
 
-    return demo()
+    stores = open_stores(state, keep=False)
+    return demo(shared=stores.shared, sharing=stores.sharing)
 
 
 def config_folder() -> Path:

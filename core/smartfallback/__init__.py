@@ -150,7 +150,18 @@ from smartfallback.model.specs import (
 )
 
 if TYPE_CHECKING:
-    from smartfallback.config import ConfigError, ConfigWarning, LoadedConfig, load_config, locate_config
+    from smartfallback.config import (
+        ConfigError,
+        ConfigWarning,
+        LoadedConfig,
+        RedisUrlError,
+        StateSettings,
+        Stores,
+        choose_state,
+        load_config,
+        locate_config,
+        open_stores,
+    )
     from smartfallback.engine.bus import Subscription
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.engine.sessions import ChatSessions, SessionsLostError
@@ -196,6 +207,8 @@ if TYPE_CHECKING:
         StepView,
     )
     from smartfallback.state.base import StateStore
+    from smartfallback.state.redis_store.store import RedisSharedStore
+    from smartfallback.state.shared import SharedStore
     from smartfallback.state.sqlite import SqliteStateStore
 
 _LAZY = {
@@ -226,31 +239,38 @@ _LAZY = {
     "Orchestrator": "smartfallback.engine.orchestrator",
     "OverloadInStream": "smartfallback.simulation.faults",
     "QuotaWall": "smartfallback.simulation.faults",
+    "RedisSharedStore": "smartfallback.state.redis_store.store",
+    "RedisUrlError": "smartfallback.config",
     "Refused": "smartfallback.simulation.faults",
     "ResetConnection": "smartfallback.simulation.faults",
     "RunHistory": "smartfallback.simulation.scenarios.history",
     "RunState": "smartfallback.simulation.scenarios.views",
     "RunView": "smartfallback.simulation.scenarios.views",
     "ScenarioView": "smartfallback.simulation.scenarios.views",
-    "SimulationView": "smartfallback.simulation.scenarios.views",
     "SessionsLostError": "smartfallback.engine.sessions",
+    "SharedStore": "smartfallback.state.shared",
+    "SimulationView": "smartfallback.simulation.scenarios.views",
     "Simulator": "smartfallback.simulation.scenarios.simulator",
     "SlowFirstToken": "smartfallback.simulation.faults",
     "SqliteStateStore": "smartfallback.state.sqlite",
     "StallBeforeFirstToken": "smartfallback.simulation.faults",
     "StallMidStream": "smartfallback.simulation.faults",
+    "StateSettings": "smartfallback.config",
     "StateStore": "smartfallback.state.base",
     "StepState": "smartfallback.simulation.scenarios.views",
     "StepView": "smartfallback.simulation.scenarios.views",
+    "Stores": "smartfallback.config",
     "Subscription": "smartfallback.engine.bus",
     "TlsFailure": "smartfallback.simulation.faults",
     "ToolMissing": "smartfallback.simulation.faults",
     "available_scenarios": "smartfallback.simulation.scenarios.loading",
+    "choose_state": "smartfallback.config",
     "default_history_path": "smartfallback.simulation.scenarios.history",
     "demo": "smartfallback.simulation.demo",
     "load_config": "smartfallback.config",
     "load_scenarios": "smartfallback.simulation.scenarios.loading",
     "locate_config": "smartfallback.config",
+    "open_stores": "smartfallback.config",
     "playable": "smartfallback.simulation.drills.playable",
     "rehearsable": "smartfallback.simulation.scenarios.system",
 }
@@ -370,6 +390,8 @@ __all__ = [
     "RecoverySpec",
     "RecoveryStatistics",
     "RecoveryView",
+    "RedisSharedStore",
+    "RedisUrlError",
     "RefreshQuota",
     "Refused",
     "Reply",
@@ -402,6 +424,7 @@ __all__ = [
     "SessionsLostError",
     "SetCircuitMode",
     "SetStrategy",
+    "SharedStore",
     "SharingMode",
     "SharingSpec",
     "SimulationView",
@@ -415,11 +438,13 @@ __all__ = [
     "StallBeforeFirstToken",
     "StallMidStream",
     "StateNotice",
+    "StateSettings",
     "StateStore",
     "StepState",
     "StepView",
     "StoreKind",
     "StoreView",
+    "Stores",
     "Strategy",
     "StrategyChanged",
     "Subscription",
@@ -438,11 +463,13 @@ __all__ = [
     "WindowSpec",
     "WindowView",
     "available_scenarios",
+    "choose_state",
     "default_history_path",
     "demo",
     "load_config",
     "load_scenarios",
     "locate_config",
+    "open_stores",
     "playable",
     "redact",
     "rehearsable",

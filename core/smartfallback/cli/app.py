@@ -23,6 +23,16 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="The file; by default the one in your config directory."),
 ]
+RedisOption = Annotated[
+    str | None,
+    typer.Option(
+        "--redis-url",
+        metavar="URL",
+        help="Share state through this Redis server, before what the configuration says. Other users see the "
+        "command line: with a password better SMARTFALLBACK_REDIS_URL, or the configuration.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object of a versioned form.")]
 
 
@@ -58,15 +68,17 @@ def init(
     run_command(lambda: write_starter(path, force=force))
 
 
-@app.command(epilog="Exit codes: 0 every account can be used, 1 some can't, 2 no or a wrong configuration.")
-def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check the configuration, its secrets, and whether each account can be reached.
+@app.command(
+    epilog="Exit codes: 0 all accounts and the state can be used, 1 not all, 2 no or a wrong configuration."
+)
+def check(config: ConfigOption = None, redis_url: RedisOption = None, as_json: JsonOption = False) -> None:
+    """Check the configuration, its secrets, where state is kept, and whether each account can be reached.
 
     Nothing is spent: upstreams are asked for their list of models, never for an answer.
     """
     from smartfallback.cli.check import check_config
 
-    run_command(lambda: check_config(config, as_json=as_json))
+    run_command(lambda: check_config(config, redis_url=redis_url, as_json=as_json))
 
 
 @app.command(
@@ -83,6 +95,7 @@ def chat(
     demo: Annotated[
         bool, typer.Option("--demo", help="Ask the simulated upstreams, whatever is configured.")
     ] = False,
+    redis_url: RedisOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a question; the answer streams to stdout, who answered and what was tried goes to stderr.
@@ -91,7 +104,9 @@ def chat(
     """
     from smartfallback.cli.chat import ask
 
-    run_command(lambda: ask(prompt, chain=chain, config=config, demo=demo, as_json=as_json))
+    run_command(
+        lambda: ask(prompt, chain=chain, config=config, demo=demo, redis_url=redis_url, as_json=as_json)
+    )
 
 
 @app.command(
@@ -125,6 +140,7 @@ def simulate(
         int,
         typer.Option("--tokens", min=1, help="From so many used tokens on it sends no more to them."),
     ] = 100_000,
+    redis_url: RedisOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of verdicts.")] = False,
 ) -> None:
     """Rehearse an outage on the real code path, and read a verdict.
@@ -138,7 +154,14 @@ def simulate(
             return command.list_scenarios(as_json=as_json)
         # A script whose variable is empty must not read "nothing failed" from a list.
         return command.simulate(
-            name or "", config=config, seed=seed, yes=yes, as_json=as_json, requests=requests, tokens=tokens
+            name or "",
+            config=config,
+            redis_url=redis_url,
+            seed=seed,
+            yes=yes,
+            as_json=as_json,
+            requests=requests,
+            tokens=tokens,
         )
 
     run_command(run)

@@ -21,7 +21,13 @@ from smartfallback.cli.terminal import (
     run_async,
     tell,
 )
-from smartfallback.config import ConfigError, default_config_path
+from smartfallback.config import (
+    ConfigError,
+    RedisUrlError,
+    choose_state,
+    default_config_path,
+    open_stores,
+)
 from smartfallback.config.mistakes import nearest, one_of
 from smartfallback.model.events import (
     AnswerResumed,
@@ -41,6 +47,7 @@ from smartfallback.model.requests import Origin, Request
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from smartfallback.config import LoadedConfig, Stores
     from smartfallback.engine.bus import Subscription
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.model.outcomes import AttemptRecord
@@ -48,7 +55,15 @@ if TYPE_CHECKING:
     from smartfallback.model.specs import SystemSpec
 
 
-def ask(prompt: str, *, chain: str | None, config: Path | None, demo: bool, as_json: bool) -> int:
+def ask(
+    prompt: str,
+    *,
+    chain: str | None,
+    config: Path | None,
+    demo: bool,
+    redis_url: str | None = None,
+    as_json: bool,
+) -> int:
     """Ask one question and write the answer.
 
     With ``as_json`` exactly one object is written, however it ends; only a reader who went away gets none.
@@ -58,7 +73,7 @@ def ask(prompt: str, *, chain: str | None, config: Path | None, demo: bool, as_j
     """
     result = _Result(wanted=as_json)
     try:
-        return _ask(prompt, chain, config, demo=demo, result=result)
+        return _ask(prompt, chain, config, redis_url, demo=demo, result=result)
     except CommandError as error:
         result.write(ended("usage" if error.exit_code == exit_codes.MISUSED else "internal", str(error)))
         raise
@@ -84,11 +99,19 @@ class _Result:
             answer_json(value)
 
 
-def _ask(prompt: str, chain: str | None, config: Path | None, *, demo: bool, result: _Result) -> int:
+def _ask(
+    prompt: str,
+    chain: str | None,
+    config: Path | None,
+    redis_url: str | None,
+    *,
+    demo: bool,
+    result: _Result,
+) -> int:
     if demo and config is not None:
         raise CommandError("Use either --demo or --config, not both.", exit_codes.MISUSED)
     text = _prompt(prompt)
-    spec: SystemSpec | None = None
+    loaded: LoadedConfig | None = None
     if not demo:
         try:
             loaded = find_and_load(config)
@@ -102,10 +125,14 @@ def _ask(prompt: str, chain: str | None, config: Path | None, *, demo: bool, res
                 'Write a configuration with "smartfallback init".'
             )
         else:
-            spec = loaded.spec
             for warning in loaded.warnings:
                 tell(f"Warning: {warning}")
-    return run_async(lambda: _converse(text, chain, spec, result))
+    try:
+        state = choose_state(None if loaded is None else loaded.state, redis_url)
+    except RedisUrlError as error:
+        raise CommandError(str(error), exit_codes.MISUSED) from None
+    spec = None if loaded is None else loaded.spec
+    return run_async(lambda: _converse(text, chain, spec, open_stores(state, keep=spec is not None), result))
 
 
 def _prompt(prompt: str) -> str:
@@ -125,10 +152,12 @@ def _prompt(prompt: str) -> str:
     return prompt
 
 
-async def _converse(text: str, chain: str | None, spec: SystemSpec | None, result: _Result) -> int:
+async def _converse(
+    text: str, chain: str | None, spec: SystemSpec | None, stores: Stores, result: _Result
+) -> int:
     transcript = _Transcript(show=not result.wanted)
     try:
-        return await _hold(text, chain, spec, transcript, result)
+        return await _hold(text, chain, spec, stores, transcript, result)
     except asyncio.CancelledError:
         result.write(
             ended(
@@ -144,19 +173,24 @@ async def _converse(text: str, chain: str | None, spec: SystemSpec | None, resul
 
 
 async def _hold(
-    text: str, chain: str | None, spec: SystemSpec | None, transcript: _Transcript, result: _Result
+    text: str,
+    chain: str | None,
+    spec: SystemSpec | None,
+    stores: Stores,
+    transcript: _Transcript,
+    result: _Result,
 ) -> int:
     async with AsyncExitStack() as stack:
         orchestrator: Orchestrator
         if spec is None:
             from smartfallback.simulation.demo import demo
 
-            orchestrator = (await stack.enter_async_context(demo())).orchestrator
+            shares = demo(shared=stores.shared, sharing=stores.sharing)
+            orchestrator = (await stack.enter_async_context(shares)).orchestrator
         else:
             from smartfallback.engine.orchestrator import Orchestrator as Engine
-            from smartfallback.state.sqlite import SqliteStateStore
 
-            engine = Engine(spec, store=SqliteStateStore())
+            engine = Engine(spec, store=stores.store, shared=stores.shared, sharing=stores.sharing)
             events_of_all = engine.subscribe()
             stack.callback(_tell_notices, events_of_all)
             orchestrator = await stack.enter_async_context(engine)

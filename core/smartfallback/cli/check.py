@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.cli import exit_codes
 from smartfallback.cli.opening import find_and_load, mistakes_as_json
 from smartfallback.cli.terminal import CommandError, answer, answer_json, one_line, run_async, tell
-from smartfallback.config import ConfigError, default_config_path
+from smartfallback.config import ConfigError, RedisUrlError, choose_state, default_config_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from smartfallback.cli.reachability import Finding
-    from smartfallback.config import LoadedConfig
+    from smartfallback.cli.state_check import StateFinding
+    from smartfallback.config import LoadedConfig, StateSettings
 
 VERSION: Final = 1
 """Grows when a key goes or changes its meaning; keys may be added at any time."""
 
 
-def check_config(config: Path | None, *, as_json: bool) -> int:
-    """Check the configuration, then every account in it, and write what was found.
+def check_config(config: Path | None, *, redis_url: str | None = None, as_json: bool) -> int:
+    """Check the configuration, then what keeps the state and every account, and write what was found.
 
     Raises:
-        CommandError: There is no configuration.
+        CommandError: There is no configuration, or the address of the Redis server can't be used.
     """
     try:
         loaded = find_and_load(config)
@@ -38,6 +40,7 @@ def check_config(config: Path | None, *, as_json: bool) -> int:
                     "file": str(error.file),
                     "mistakes": mistakes_as_json(error),
                     "warnings": [],
+                    "state": [],
                     "accounts": [],
                 }
             )
@@ -49,11 +52,16 @@ def check_config(config: Path | None, *, as_json: bool) -> int:
             f'No configuration at {default_config_path()}. Write one with "smartfallback init".',
             exit_codes.MISUSED,
         )
-    return run_async(lambda: _check(loaded, as_json=as_json))
+    try:
+        state = choose_state(loaded.state, redis_url)
+    except RedisUrlError as error:
+        raise CommandError(str(error), exit_codes.MISUSED) from None
+    return run_async(lambda: _check(loaded, state, as_json=as_json))
 
 
-async def _check(loaded: LoadedConfig, *, as_json: bool) -> int:
+async def _check(loaded: LoadedConfig, state: StateSettings, *, as_json: bool) -> int:
     from smartfallback.cli.reachability import probe
+    from smartfallback.cli.state_check import check_state
 
     if not as_json:
         for warning in loaded.warnings:
@@ -61,35 +69,45 @@ async def _check(loaded: LoadedConfig, *, as_json: bool) -> int:
     if not as_json and sys.stderr.isatty():
         count = sum(len(pool.accounts) for pool in loaded.spec.pools)
         tell(f"Asking {count} account{'' if count == 1 else 's'} …")
-    findings = await probe(loaded.spec)
+    findings, stores = await asyncio.gather(probe(loaded.spec), check_state(state))
     usable = sum(finding.reach.usable for finding in findings)
+    kept = all(store.reach.usable for store in stores)
     if as_json:
-        answer_json(_as_json(loaded, findings))
+        answer_json(_as_json(loaded, findings, stores))
     else:
-        answer(_table(findings))
-        answer(f"{usable} of {len(findings)} accounts can be used.\n")
-    return exit_codes.DONE if usable == len(findings) else exit_codes.FAILED
+        rows = [(item.account, item.pool, item.provider, item.reach.value) for item in findings]
+        answer(_table(rows, findings))
+        answer("State:\n")
+        told = [(store.kind, store.place, store.reach.value) for store in stores]
+        answer(_table(told, stores, indent=2))
+        answer(
+            f"{usable} of {len(findings)} accounts can be used{'' if kept else ', not all of the state'}.\n"
+        )
+    return exit_codes.DONE if kept and usable == len(findings) else exit_codes.FAILED
 
 
-def _table(findings: Sequence[Finding]) -> str:
-    rows = [
-        [one_line(text) for text in (item.account, item.pool, item.provider, item.reach.value, item.detail)]
-        for item in findings
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+def _table(
+    rows: Sequence[tuple[str, ...]], findings: Sequence[Finding | StateFinding], indent: int = 0
+) -> str:
+    """A line for each finding: its cells in columns, the detail, and below it what to do."""
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
-    for row, item in zip(rows, findings, strict=True):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[4]]).rstrip())
+    for row, item in zip(cells, findings, strict=True):
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(" " * indent + "  ".join([*padded, one_line(item.detail)]).rstrip())
         if item.suggestion:
-            lines.append(" " * (sum(widths) + 8) + "do: " + one_line(item.suggestion))
+            column = indent + sum(widths) + 2 * len(widths)
+            lines.append(" " * column + "do: " + one_line(item.suggestion))
     return "".join(f"{line}\n" for line in lines)
 
 
-def _as_json(loaded: LoadedConfig, findings: Sequence[Finding]) -> dict[str, object]:
+def _as_json(
+    loaded: LoadedConfig, findings: Sequence[Finding], stores: Sequence[StateFinding]
+) -> dict[str, object]:
     return {
         "version": VERSION,
-        "ok": all(finding.reach.usable for finding in findings),
+        "ok": all(finding.reach.usable for finding in (*findings, *stores)),
         "file": str(loaded.file),
         "mistakes": [],
         "warnings": [
@@ -100,6 +118,18 @@ def _as_json(loaded: LoadedConfig, findings: Sequence[Finding]) -> dict[str, obj
                 "message": warning.message,
             }
             for warning in loaded.warnings
+        ],
+        "state": [
+            {
+                **store.facts,
+                "kind": store.kind,
+                "place": store.place,
+                "status": store.reach.value,
+                "usable": store.reach.usable,
+                "detail": store.detail,
+                "suggestion": store.suggestion,
+            }
+            for store in stores
         ],
         "accounts": [
             {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from smartfallback.cli import exit_codes
 from smartfallback.cli.terminal import CommandError, answer, answer_json, one_line, run_async, tell
-from smartfallback.config import ConfigError, load_config
+from smartfallback.config import ConfigError, RedisUrlError, choose_state, load_config, open_stores
 from smartfallback.config.mistakes import nearest, one_of
 from smartfallback.simulation.scenarios.loading import ALL, LoadedScenarios, available_scenarios
 from smartfallback.simulation.scenarios.verdict import verdict_of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from smartfallback.config import StateSettings
     from smartfallback.model.specs import SystemSpec
     from smartfallback.simulation.scenarios.model import Scenario
     from smartfallback.simulation.scenarios.runner import Caps
@@ -67,6 +68,7 @@ def simulate(
     name: str,
     *,
     config: Path | None,
+    redis_url: str | None = None,
     seed: int | None,
     yes: bool,
     as_json: bool,
@@ -79,7 +81,7 @@ def simulate(
         CommandError: Something of the input can't be used; nothing was sent.
     """
     try:
-        code = _simulate(name, config, seed, yes=yes, as_json=as_json, caps=(requests, tokens))
+        code = _simulate(name, config, redis_url, seed, yes=yes, as_json=as_json, caps=(requests, tokens))
     except (Exception, KeyboardInterrupt):
         if as_json:
             answer_json([])  # whoever reads it finds no verdict, rather than no list
@@ -90,7 +92,14 @@ def simulate(
 
 
 def _simulate(
-    name: str, config: Path | None, seed: int | None, *, yes: bool, as_json: bool, caps: tuple[int, int]
+    name: str,
+    config: Path | None,
+    redis_url: str | None,
+    seed: int | None,
+    *,
+    yes: bool,
+    as_json: bool,
+    caps: tuple[int, int],
 ) -> int:
     if seed is not None and not 0 <= seed <= LARGEST_SEED:
         raise CommandError(f"A seed is from 0 to {LARGEST_SEED}, not {seed}.", exit_codes.MISUSED)
@@ -99,16 +108,23 @@ def _simulate(
     seed = secrets.randbelow(LARGEST_SEED + 1) if seed is None else seed
     told = _Told(show=not as_json, prefix=len(chosen) > 1)
     if config is None:
+        if redis_url is not None:
+            raise CommandError(
+                "--redis-url is for configured accounts: name them with --config. "
+                "Simulated ones share nothing, so that a verdict is about one instance.",
+                exit_codes.MISUSED,
+            )
         return run_async(lambda: _on_demos(chosen, seed, told, as_json=as_json))
     try:
         configured = load_config(config)
-    except ConfigError as error:
+        state = choose_state(configured.state, redis_url)
+    except (ConfigError, RedisUrlError) as error:
         raise CommandError(str(error), exit_codes.MISUSED) from None
     for warning in configured.warnings:
         tell(f"Warning: {warning}")
     if not yes:
         _confirm(configured.spec, chosen)
-    return run_async(lambda: _on_accounts(chosen, configured.spec, seed, caps, told, as_json=as_json))
+    return run_async(lambda: _on_accounts(chosen, configured.spec, state, seed, caps, told, as_json=as_json))
 
 
 def _chosen(name: str, loaded: LoadedScenarios) -> list[Scenario]:
@@ -175,6 +191,7 @@ async def _on_demos(chosen: Sequence[Scenario], seed: int, told: _Told, *, as_js
 async def _on_accounts(
     chosen: Sequence[Scenario],
     spec: SystemSpec,
+    state: StateSettings,
     seed: int,
     caps: tuple[int, int],
     told: _Told,
@@ -186,10 +203,10 @@ async def _on_accounts(
     from smartfallback.simulation.scenarios.runner import Caps
     from smartfallback.simulation.scenarios.simulator import Simulator
     from smartfallback.simulation.scenarios.system import rehearsable
-    from smartfallback.state.sqlite import SqliteStateStore
 
     async with AsyncExitStack() as stack:
-        engine, injector = rehearsable(spec, store=SqliteStateStore())
+        stores = open_stores(state)
+        engine, injector = rehearsable(spec, store=stores.store, shared=stores.shared, sharing=stores.sharing)
         orchestrator = await stack.enter_async_context(engine)
         simulator = Simulator(
             orchestrator,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from smartfallback.clock import Clock, SystemClock
 from smartfallback.model.quota import QuotaUnit, WindowKind, WindowSpec
 from smartfallback.model.secrets import Secret
+from smartfallback.model.sharing import SharingSpec
 from smartfallback.model.specs import AccountSpec, ChainSpec, PoolSpec, ProviderKind, SystemSpec
 from smartfallback.simulation.copilot_cli import install_copilot
 from smartfallback.simulation.demo_model import CONTEXT_TOKENS, demo_model_path, write_demo_model
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.simulation.drills.injector import Injector
     from smartfallback.simulation.scenarios.simulator import Simulator
+    from smartfallback.state.shared import SharedStore
 
 ANTIGRAVITY: Final = "antigravity"
 COPILOT: Final = "copilot"
@@ -243,6 +245,8 @@ async def demo(
     weather: bool = True,
     traffic: bool = True,
     pace: float = 1.0,
+    shared: SharedStore | None = None,
+    sharing: SharingSpec | None = None,
 ) -> AsyncGenerator[Demo, None]:
     """Run the demo on this event loop while the block lasts.
 
@@ -255,6 +259,9 @@ async def demo(
         weather: Whether incidents happen; they can be switched on later too.
         traffic: Whether background requests are sent; they can be resumed later too.
         pace: So many times as fast as usual the simulated upstreams answer.
+        shared: What the accounts' state is shared through with other demos; closed with this one.
+            Each demo has upstreams of its own, which count what is asked of them alone.
+        sharing: How it takes part in that.
 
     Raises:
         OSError: No free port on loopback, or neither the cache nor the temporary folder can be written.
@@ -275,7 +282,9 @@ async def demo(
         bin_folder = Path(files.enter_context(TemporaryDirectory(prefix="smartfallback-")))
         tool = install_copilot(bin_folder, lab.base_url(COPILOT), default_model=COPILOT_MODEL)
         spec = demo_spec(lab, model_path, demo_model=demo_model, copilot_tool=tool)
-        engine, injector = rehearsable(spec, clock=clock, rng=Random(rng.random()))
+        engine, injector = rehearsable(
+            spec, clock=clock, rng=Random(rng.random()), shared=shared, sharing=sharing
+        )
         orchestrator = await stack.enter_async_context(engine)
         orchestrator.preload_usage(INITIAL_USAGE)
         skies = Weather(lab, Random(rng.random()), INCIDENTS)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from smartfallback.clock import Clock, SystemClock
 from smartfallback.engine.orchestrator import Orchestrator
+from smartfallback.model.sharing import SharingSpec
 from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.providers.base import Provider
 from smartfallback.simulation.drills.injector import Injector
 from smartfallback.state.base import StateStore
+from smartfallback.state.shared import SharedStore
 
 
 class Rehearsable(NamedTuple):
@@ -27,6 +29,8 @@ def rehearsable(
     clock: Clock | None = None,
     rng: random.Random | None = None,
     store: StateStore | None = None,
+    shared: SharedStore | None = None,
+    sharing: SharingSpec | None = None,
 ) -> Rehearsable:
     """The orchestrator of ``spec``, with an injector between its adapters and what they call.
 
@@ -35,6 +39,8 @@ def rehearsable(
         clock: The time; the machine's by default.
         rng: Randomness for selection, jitter, back-off and drills.
         store: Keeps state over a restart; the orchestrator closes it.
+        shared: What the state is shared through with other instances; the orchestrator closes it.
+        sharing: How it takes part in that.
     """
     clock = clock or SystemClock()
     rng = rng or random.Random()
@@ -51,6 +57,8 @@ def rehearsable(
         provider_factory=provider,
         source_factory=injector.source_factory(),
         store=store,
+        shared=shared,
+        sharing=sharing,
     )
     tell.append(orchestrator.tell_notice)
     return Rehearsable(orchestrator, injector)
