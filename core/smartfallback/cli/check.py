@@ -80,9 +80,8 @@ async def _check(loaded: LoadedConfig, state: StateSettings, *, as_json: bool) -
         answer("State:\n")
         told = [(store.kind, store.place, store.reach.value) for store in stores]
         answer(_table(told, stores, indent=2))
-        answer(
-            f"{usable} of {len(findings)} accounts can be used{'' if kept else ', not all of the state'}.\n"
-        )
+        state_too = "" if kept else ", the state can't"
+        answer(f"{usable} of {len(findings)} accounts can be used{state_too}.\n")
     return exit_codes.DONE if kept and usable == len(findings) else exit_codes.FAILED
 
 
@@ -107,7 +106,7 @@ def _as_json(
 ) -> dict[str, object]:
     return {
         "version": VERSION,
-        "ok": all(finding.reach.usable for finding in (*findings, *stores)),
+        "ok": all(item.reach.usable for item in findings) and all(item.reach.usable for item in stores),
         "file": str(loaded.file),
         "mistakes": [],
         "warnings": [

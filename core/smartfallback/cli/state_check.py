@@ -101,9 +101,7 @@ def check_file(path: Path | None = None) -> StateFinding:
 
         if damaged(error):
             words = f"{_bytes(size)}, damaged ({error})"
-            to_do = (
-                "the next start sets it aside and begins a new one; restore a copy before, if you have one"
-            )
+            to_do = "the next start sets it aside and keeps what can still be read; make a copy before"
         else:
             words, to_do = (
                 f"{_bytes(size)}, can't be read: {error}",
@@ -147,7 +145,7 @@ def _read(path: Path) -> tuple[int, str, str]:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             words = "is damaged: " + " ".join(str(found).split())
-            return version, words, "what can still be read is kept when that part is next used; keep a copy"
+            return version, words, "the engine keeps what can still be read; make a copy before"
     return version, "", ""
 
 
@@ -198,7 +196,7 @@ async def _asked(link: RedisLink, form: str, settings: StateSettings) -> StateFi
         "source": settings.source,
     }
     status = link.status
-    trouble, info, trips = status.trouble, {}, []
+    trouble, info, trips = status.trouble, dict[str, str](), list[float]()
     if status.reachable:
         try:
             for _ in range(_ROUND_TRIPS):
