@@ -141,13 +141,14 @@ class RedisServer:
             self.port = self.port or (
                 0 if self.socket else free_port(also=(0, 10000) if self._cluster else (0,))
             )
-            self._process = subprocess.Popen(
-                self._arguments(),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=(self.folder / "log").open("ab"),
-                stderr=subprocess.STDOUT,
-            )
+            with (self.folder / "log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    self._arguments(),
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
             _running.add(self)
             with contextlib.suppress(ChildProcessError):
                 until(self._answers, "a Redis server's first answer")
