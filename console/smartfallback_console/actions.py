@@ -335,6 +335,15 @@ ACTIONS: tuple[Action, ...] = (
         shown_key="i 4",
     ),
     Action(
+        "sessions",
+        "Chat sessions",
+        Group.VIEW,
+        "Lists the sessions that are kept, or those that hold some words; the chosen one is opened again.",
+        keys="C",
+        verbs=("sessions",),
+        usage="[WORDS]",
+    ),
+    Action(
         "recovery",
         "Recoveries and queue",
         Group.VIEW,

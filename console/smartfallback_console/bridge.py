@@ -1,8 +1,9 @@
 """The boundary between the console's thread and the core's.
 
 The core runs on a thread and event loop of its own, so that a repaint never delays a dispatch and
-a slow dispatch never freezes a key. Five things cross: the latest snapshot and with it how rehearsals
-stand (reference reads), new events (a bounded drain), commands, what is asked of the simulator, and chats.
+a slow dispatch never freezes a key. Six things cross: the latest snapshot and with it how rehearsals
+stand (reference reads), new events (a bounded drain), commands, what is asked of the simulator, chats, and
+the turns of chats that are kept.
 
 A chat, seen from the user interface::
 
@@ -28,7 +29,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from smartfallback import Command, CommandResult, Event, Request, SimulationView, Snapshot
+    from smartfallback import (
+        ChatSessions,
+        ChatTurn,
+        Command,
+        CommandResult,
+        Event,
+        Request,
+        SimulationView,
+        Snapshot,
+    )
     from smartfallback_console.system import Engine, Simulator, Subscription, SystemFactory
 
 T = TypeVar("T")
@@ -134,6 +144,14 @@ class Source(Protocol):
 
     def start_chat(self, request: Request) -> ChatHandle:
         """Ask a question and collect its events."""
+        ...
+
+    def keep_turn(self, turn: ChatTurn) -> None:
+        """Keep a turn of a chat as it is now, where anything is kept."""
+        ...
+
+    def sessions(self, act: Callable[[ChatSessions], Awaitable[T]]) -> Awaitable[T]:
+        """Ask something of the chat sessions that are kept; its SessionsLostError is passed on."""
         ...
 
 
@@ -246,6 +264,23 @@ class CoreThread:
         loop.call_soon_threadsafe(self._begin_chat, handle)
         return handle
 
+    def keep_turn(self, turn: ChatTurn) -> None:
+        """Keep a turn of a chat as it is now; one whose core has ended is lost."""
+        engine = self._engine
+        if self._loop is not None and engine is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                self._loop.call_soon_threadsafe(engine.sessions.save_turn, turn)
+
+    def sessions(self, act: Callable[[ChatSessions], Awaitable[T]]) -> Awaitable[T]:
+        """Ask something of the chat sessions that are kept, on the core's loop.
+
+        Raises:
+            RuntimeError: The core does not run.
+        """
+        return asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._ask_sessions(act), self._running_loop())
+        )
+
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._state is not SourceState.RUNNING:
             raise RuntimeError(self._failure or f"the core is {self._state.value}")
@@ -317,6 +352,11 @@ class CoreThread:
         result = act(self._simulator)
         self._take(self._engine)
         return result
+
+    async def _ask_sessions(self, act: Callable[[ChatSessions], Awaitable[T]]) -> T:
+        if self._engine is None:
+            raise RuntimeError("the core does not run")
+        return await act(self._engine.sessions)
 
     def _begin_chat(self, handle: ChatHandle) -> None:
         task = asyncio.get_running_loop().create_task(self._chat(handle))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from smartfallback import (
+        ChatSessions,
         Command,
         CommandResult,
         Drill,
@@ -49,6 +50,11 @@ class Engine(Protocol):
 
     def stream(self, request: Request) -> AsyncIterator[Event]:
         """The events of one request."""
+        ...
+
+    @property
+    def sessions(self) -> ChatSessions:
+        """The chat sessions that are kept, on the core's loop."""
         ...
 
 

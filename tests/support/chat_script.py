@@ -15,6 +15,8 @@ from smartfallback import (
     AttemptRecord,
     AttemptResult,
     AttemptStarted,
+    ChatSessions,
+    ChatTurn,
     Command,
     CommandResult,
     Degradation,
@@ -56,6 +58,8 @@ class ScriptedSource:
         self.view = view
         self.handles: list[ChatHandle] = []
         self.refuses = ""
+        self.kept = ChatSessions(None)
+        """The sessions that are kept; a test may put those of a store here."""
 
     def latest(self) -> Snapshot | None:
         return self.view
@@ -76,6 +80,12 @@ class ScriptedSource:
         done: asyncio.Future[CommandResult] = asyncio.get_running_loop().create_future()
         done.set_result(CommandResult(True, ""))
         return done
+
+    def keep_turn(self, turn: ChatTurn) -> None:
+        self.kept.save_turn(turn)
+
+    async def sessions(self, act: Callable[[ChatSessions], Awaitable[T]]) -> T:
+        return await act(self.kept)
 
     def start_chat(self, request: Request) -> ChatHandle:
         if self.refuses:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from smartfallback import SimulationView
+from smartfallback import ChatSessions, ChatTurn, SimulationView
 from smartfallback.model.commands import (
     Command,
     CommandResult,
@@ -54,6 +54,7 @@ class ScriptedSource:
         self.interval: float | None = None
         self.commands: list[Command] = []
         self.refuse = ""
+        self.kept = ChatSessions(None)
 
     def latest(self) -> Snapshot | None:
         return self.snapshot
@@ -84,6 +85,12 @@ class ScriptedSource:
         if isinstance(command, Drain | Resume | Disable | Enable):
             self._set_admin(command.account, *ADMIN[type(command)])
         return CommandResult(ok=True, message=f"{type(command).__name__} done")
+
+    def keep_turn(self, turn: ChatTurn) -> None:
+        self.kept.save_turn(turn)
+
+    async def sessions(self, act: Callable[[ChatSessions], Awaitable[T]]) -> T:
+        return await act(self.kept)
 
     def start_chat(self, request: Request) -> ChatHandle:
         return ChatHandle(request)

@@ -10,9 +10,10 @@ from smartfallback import OnBreak, QueueTerms
 from smartfallback_console.formatting import parse_duration, span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from smartfallback import Snapshot
+    from smartfallback import ChatSession, Snapshot
+    from smartfallback_console.chat.conversation import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,11 @@ class SlashCommand:
 
 COMMANDS: tuple[SlashCommand, ...] = (
     SlashCommand("help", "these commands and the keys"),
-    SlashCommand("clear", "begin a new conversation"),
+    SlashCommand("new", "begin a new session"),
+    SlashCommand("sessions", "earlier ones, all or those with these words", "[WORDS]"),
+    SlashCommand("open", "go on in a session of the list", "N"),
+    SlashCommand("forget", "delete a session of the list, or all", "N|all"),
+    SlashCommand("clear", "the same as /new"),
     SlashCommand("chain", "ask this chain from now on", "NAME"),
     SlashCommand("pin", "let only this account answer", "ACCOUNT"),
     SlashCommand("unpin", "let the chain choose again"),
@@ -122,6 +127,25 @@ BREAK_RULES = {
 }
 """What follows when an answer breaks off, by the word that asks for it."""
 QUEUE_TIMES = ("10m", "30m", "2h", "off")
+EVERY = "all"
+"""What ``/forget`` takes in place of a number."""
+
+
+def numbered(argument: str, listed: Sequence[ChatSession]) -> ChatSession:
+    """The session that has this number in the list.
+
+    Raises:
+        CommandError: No number, or none of the list.
+    """
+    if not listed:
+        raise CommandError("No session is kept yet.")
+    last = len(listed)
+    if not (argument.isascii() and argument.isdigit()):
+        raise CommandError(f"Which session? Write its number, 1 to {last}; /sessions lists them.")
+    number = int(argument[:9])
+    if not 1 <= number <= last:
+        raise CommandError(f"The list has no number {_short(argument)}: it goes from 1 to {last}.")
+    return listed[number - 1]
 
 
 def queue_terms(argument: str) -> QueueTerms | None:
@@ -174,8 +198,14 @@ def accounts(snapshot: Snapshot | None) -> list[str]:
     return [] if snapshot is None else [account.id for pool in snapshot.pools for account in pool.accounts]
 
 
-def hints(text: str, snapshot: Snapshot | None) -> list[Hint]:
-    """Ways to complete what has been typed after a slash, none for anything else."""
+def hints(text: str, snapshot: Snapshot | None, listed: Sequence[ChatSession] = ()) -> list[Hint]:
+    """Ways to complete what has been typed after a slash, none for anything else.
+
+    Args:
+        text: What has been typed.
+        snapshot: For the names that there are.
+        listed: The sessions of the list, by their numbers.
+    """
     if not is_command(text) or "\n" in text:
         return []
     name, space, argument = text[1:].partition(" ")
@@ -199,6 +229,10 @@ def hints(text: str, snapshot: Snapshot | None) -> list[Hint]:
             Hint(f"/queue {time}", "as the chain has it" if time == "off" else "wait up to so long")
             for time in QUEUE_TIMES
         ]
+    elif name in ("open", "forget"):
+        found = [Hint(f"/{name} {number}", session.title) for number, session in enumerate(listed, 1)]
+        if name == "forget":
+            found.append(Hint(f"/forget {EVERY}", "delete all sessions"))
     elif name == "break":
         found = [Hint(f"/break {rule}", said) for rule, said in BREAK_RULES.items()]
     else:
@@ -219,6 +253,35 @@ def completion(text: str, found: list[Hint]) -> str:
         while not line.startswith(shared):
             shared = shared[:-1]
     return shared if len(shared) > len(text.rstrip()) else text
+
+
+def settle(typed: Typed, conversation: Conversation, snapshot: Snapshot | None) -> str | None:
+    """Carry out a command that sets something for the next prompts.
+
+    Returns:
+        What holds from now on, in a sentence; None for a command of another kind.
+
+    Raises:
+        CommandError: The argument names nothing that there is.
+    """
+    match typed.name:
+        case "chain":
+            conversation.chain = choose(typed.argument, chains(snapshot), "chain")
+            return f"From now on the chain {conversation.chain} is asked."
+        case "pin":
+            conversation.pin = choose(typed.argument, accounts(snapshot), "account")
+            return f"Only {conversation.pin} may answer now; /unpin ends that."
+        case "unpin":
+            said = "The chain chooses again." if conversation.pin else "No account is pinned."
+            conversation.pin = None
+            return said
+        case "queue":
+            conversation.queue = queue_terms(typed.argument)
+            return said_of_queue(conversation.queue)
+        case "break":
+            conversation.on_break = break_rule(typed.argument)
+            return said_of_break(conversation.on_break)
+    return None
 
 
 def _short(name: str) -> str:

@@ -44,6 +44,12 @@ class Turn(Course):
     started_at: float
     is_retry: bool = False
     """Whether it asks the prompt of the turn before once more."""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Its own for ever: it is kept under it."""
+    asked_at: float = 0.0
+    """Epoch seconds at which the prompt was sent."""
+    sent_along: int = 0
+    """How many earlier messages went along as context."""
     request_id: str = ""
     """The engine's name for it, once it is known."""
     marks: list[tuple[int, Seam]] = field(default_factory=list)
@@ -58,6 +64,10 @@ class Turn(Course):
     ended_at: float | None = None
     characters: int = 0
     """Length of what has been answered so far."""
+    cut: int = 0
+    """So many characters of a turn that was kept are lost, because it was too long."""
+    unfinished: str = ""
+    """For a turn that was kept while it ran: why its answer is not here, in a sentence."""
     _pieces: list[str] = field(default_factory=list)
 
     @property
@@ -109,7 +119,7 @@ class Turn(Course):
                 case _:
                     pass
         text = "".join(new)
-        self._add(text)
+        self.put(text)
         return text
 
     def end(self, now: float, *, error: Exception | None, cancelled: bool) -> None:
@@ -142,7 +152,8 @@ class Turn(Course):
             return ()
         return (Message(Role.USER, self.prompt), Message(Role.ASSISTANT, self.text))
 
-    def _add(self, text: str) -> None:
+    def put(self, text: str) -> None:
+        """Add to the answer; the text must be free of control characters."""
         if text:
             self._pieces.append(text)
             self.characters += len(text)
@@ -169,11 +180,25 @@ class Conversation:
         self.session = uuid.uuid4().hex
         self.turns.clear()
 
-    def ask(self, prompt: str, now: float, default_chain: str) -> Turn:
-        """A new turn with its request, which carries the earlier turns as context."""
-        return self._turn(prompt, now, default_chain, frozenset(), self.turns)
+    def resume(self, session: str, turns: list[Turn]) -> None:
+        """Go on in a session that was kept; what was set for the next prompts stays."""
+        self.session = session
+        self.turns[:] = turns[-KEPT_TURNS:]
+        for turn in turns:
+            self.remember(turn.prompt)
 
-    def retry(self, now: float, default_chain: str) -> Turn | None:
+    def ask(self, prompt: str, now: float, default_chain: str, at: float = 0.0) -> Turn:
+        """A new turn with its request, which carries the earlier turns as context.
+
+        Args:
+            prompt: What is asked.
+            now: Monotonic seconds.
+            default_chain: The chain that is asked unless another one was chosen.
+            at: Epoch seconds.
+        """
+        return self._turn(prompt, now, default_chain, frozenset(), self.turns, at)
+
+    def retry(self, now: float, default_chain: str, at: float = 0.0) -> Turn | None:
         """The last prompt once more, by none of the accounts that answered it; None without one."""
         if not self.turns:
             return None
@@ -182,7 +207,7 @@ class Conversation:
         earlier = list(self.turns)
         while earlier.pop().is_retry and earlier:
             pass
-        return self._turn(last.prompt, now, default_chain, frozenset(avoid), earlier, is_retry=True)
+        return self._turn(last.prompt, now, default_chain, frozenset(avoid), earlier, at, is_retry=True)
 
     def _turn(
         self,
@@ -191,6 +216,7 @@ class Conversation:
         default_chain: str,
         avoid: frozenset[str],
         earlier: list[Turn],
+        at: float,
         *,
         is_retry: bool = False,
     ) -> Turn:
@@ -204,7 +230,7 @@ class Conversation:
             on_break=self.on_break,
             queue=self.queue,
         )
-        turn = Turn(prompt, request, now, is_retry)
+        turn = Turn(prompt, request, now, is_retry, asked_at=at, sent_along=len(request.messages) - 1)
         self.turns.append(turn)
         del self.turns[:-KEPT_TURNS]
         return turn

@@ -15,6 +15,9 @@ from smartfallback_console.chat import commands, wording
 from smartfallback_console.chat.commands import CommandError
 from smartfallback_console.chat.composer import LARGEST_PROMPT, Composer, Hints
 from smartfallback_console.chat.conversation import Conversation, Turn
+from smartfallback_console.chat.kept import to_keep, turns_of
+from smartfallback_console.chat.session_commands import SessionCommands, heading
+from smartfallback_console.chat.session_list import SessionList
 from smartfallback_console.chat.text import Pacer
 from smartfallback_console.chat.transcript import Transcript
 from smartfallback_console.chat.turn_view import Notice, TurnView
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
     from textual.widget import Widget
 
-    from smartfallback import Snapshot
+    from smartfallback import ChatSession, ChatTranscript, Snapshot
     from smartfallback_console.bridge import ChatHandle, Source
 
 SIGN = "\N{HEAVY RIGHT-POINTING ANGLE QUOTATION MARK ORNAMENT}"
@@ -40,8 +43,8 @@ STATUS_S = 0.25
 """How often the status line of a running answer moves."""
 ROOMY_FROM = 20
 """Lines of the pane."""
-SHOWN_ITEMS = 30
-"""Turns and notices on the screen; older ones are remembered but no longer drawn."""
+RESTORED_TURNS = 12
+"""Of a session that is opened again so many turns are drawn, the newest ones."""
 
 
 class ChatPane(Vertical):
@@ -102,6 +105,7 @@ class ChatPane(Vertical):
         self._welcomed: Snapshot | None = None
         self._head = ("", "")
         self._looking = False
+        self.sessions = SessionCommands(self, source, epoch)
 
     def compose(self) -> ComposeResult:
         """Head, transcript, hints, field."""
@@ -132,6 +136,11 @@ class ChatPane(Vertical):
         """Focus the field."""
         self.field.focus(scroll_visible)
         return self
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing is sent and nothing deleted."""
+        return self._read_only
 
     @property
     def just_ended(self) -> bool:
@@ -180,6 +189,7 @@ class ChatPane(Vertical):
 
     def _ended(self, view: TurnView) -> None:
         view.end(self._epoch())
+        self._keep(view.turn)
         self._handle = None
         self._view = None
         self._ended_at = self._clock()
@@ -193,9 +203,19 @@ class ChatPane(Vertical):
         if snapshot is None or self._welcomed is not None:
             return
         self._welcomed = snapshot
-        for empty in self.query("#welcome").results(Static):
-            empty.update(welcome(snapshot, read_only=self._read_only))
+        self._show_welcome()
         self._show_head()
+        self.run_worker(self._offer(), group="sessions")
+
+    async def _offer(self) -> None:
+        """Say in the empty state how to go on where the last session ended."""
+        last = await self.sessions.last()
+        if last is not None:
+            self._show_welcome(last)
+
+    def _show_welcome(self, last: ChatSession | None = None) -> None:
+        for empty in self.query("#welcome").results(Static):
+            empty.update(welcome(self.snapshot, read_only=self._read_only, last=last))
 
     def _show_head(self) -> None:
         chain = self.conversation.chain or self._default_chain()
@@ -226,7 +246,7 @@ class ChatPane(Vertical):
     # Typing
 
     def _hints(self, text: str) -> list[commands.Hint]:
-        return commands.hints(text, self.snapshot)
+        return commands.hints(text, self.snapshot, self.sessions.listed)
 
     @on(Composer.Changed)
     def typed(self, event: Composer.Changed) -> None:
@@ -246,19 +266,19 @@ class ChatPane(Vertical):
             try:
                 await self._command(commands.parse(text))
             except CommandError as error:
-                await self._say(str(error), problem=True)
+                await self.say(str(error), problem=True)
         elif self.running:
             self.app.bell()
-            await self._say("An answer is on its way: esc stops it, then enter sends this.", problem=True)
+            await self.say("An answer is on its way: esc stops it, then enter sends this.", problem=True)
         elif len(text) > LARGEST_PROMPT:
-            await self._say(
+            await self.say(
                 f"That is {len(text):,} characters; at most {LARGEST_PROMPT:,} are sent.", problem=True
             )
         else:
             self.conversation.remember(text)
             composer.put("")
-            turn = self.conversation.ask(commands.literal(text), self._clock(), self._default_chain())
-            await self._begin(turn)
+            prompt, chain = commands.literal(text), self._default_chain()
+            await self._begin(self.conversation.ask(prompt, self._clock(), chain, self._epoch()))
 
     @on(Composer.Escaped)
     def escaped(self, event: Composer.Escaped) -> None:
@@ -291,7 +311,20 @@ class ChatPane(Vertical):
         event.stop()
         self.notify(clean(event.href[:500]), title="Link in the answer (not opened)", markup=False, timeout=8)
 
+    @on(SessionList.Chosen)
+    async def session_chosen(self, event: SessionList.Chosen) -> None:
+        """A session of a list was clicked."""
+        event.stop()
+        await self.open_session(event.session)
+
     # Doing
+
+    async def open_session(self, session: ChatSession) -> None:
+        """Go on in a session that was kept; why not, where that can't be, is said."""
+        try:
+            await self.sessions.open(session)
+        except CommandError as error:
+            await self.say(str(error), problem=True)
 
     def cancel(self) -> bool:
         """Stop the running answer; returns whether there was one."""
@@ -302,7 +335,7 @@ class ChatPane(Vertical):
 
     async def _begin(self, turn: Turn) -> None:
         view = TurnView(turn)
-        await self._add(view)
+        await self.add(view)
         if self._source is None:
             turn.refuse(self._clock(), "There is no core to ask.")
             view.end(self._epoch())
@@ -312,7 +345,9 @@ class ChatPane(Vertical):
         except RuntimeError as error:
             turn.refuse(self._clock(), f"The request could not be sent: {clean(str(error))}.")
             view.end(self._epoch())
+            self._keep(turn)
             return
+        self._keep(turn)
         self._view = view
         self._status_at = self._clock()
         self._pacer = Pacer(self._clock)
@@ -321,61 +356,74 @@ class ChatPane(Vertical):
         if self._looks is not None:
             self._looks.resume()
 
-    async def _say(self, said: Content | str, *, problem: bool = False) -> None:
-        await self._add(Notice(said, problem=problem))
+    async def say(self, said: Content | str, *, problem: bool = False) -> None:
+        """Remark something between the turns."""
+        await self.add(Notice(said, problem=problem))
 
-    async def _add(self, item: Widget) -> None:
-        """Put something at the end, go there, and take the oldest off the screen."""
-        transcript = self.query_one(Transcript)
-        await transcript.query("#welcome").remove()
-        before = self._view if self._view is not None and not isinstance(item, TurnView) else None
-        await transcript.mount(item, before=before)
-        items = [child for child in transcript.children if child is not self._view]
-        if len(items) > SHOWN_ITEMS:
-            await transcript.remove_children(items[: len(items) - SHOWN_ITEMS])
-        transcript.anchor()
+    async def add(self, item: Widget) -> None:
+        """Put something at the end: a remark above the running answer."""
+        above = self._view if self._view is not None and not isinstance(item, TurnView) else None
+        await self.query_one(Transcript).add(item, above=above, kept=self._view)
 
     async def _command(self, typed: commands.Typed) -> None:
+        said = commands.settle(typed, self.conversation, self.snapshot)
         match typed.name:
+            case _ if said is not None:
+                await self.say(said)
             case "help":
-                await self._say(help_text())
-            case "clear":
-                await self._clear()
-            case "chain":
-                chain = commands.choose(typed.argument, commands.chains(self.snapshot), "chain")
-                self.conversation.chain = chain
-                await self._say(f"From now on the chain {chain} is asked.")
-            case "pin":
-                account = commands.choose(typed.argument, commands.accounts(self.snapshot), "account")
-                self.conversation.pin = account
-                await self._say(f"Only {account} may answer now; /unpin ends that.")
-            case "unpin":
-                said = "The chain chooses again." if self.conversation.pin else "No account is pinned."
-                self.conversation.pin = None
-                await self._say(said)
-            case "queue":
-                self.conversation.queue = commands.queue_terms(typed.argument)
-                await self._say(commands.said_of_queue(self.conversation.queue))
-            case "break":
-                self.conversation.on_break = commands.break_rule(typed.argument)
-                await self._say(commands.said_of_break(self.conversation.on_break))
+                await self.say(help_text())
+            case "new" | "clear":
+                await self.begin_anew()
+            case "sessions":
+                await self.sessions.list(typed.argument)
+            case "open":
+                await self.sessions.open_number(typed.argument)
+            case "forget":
+                await self.sessions.forget(typed.argument)
             case "retry":
                 await self._retry()
             case _:
                 if not self.cancel():
-                    await self._say("There is no answer to stop.")
+                    await self.say("There is no answer to stop.")
         self._show_head()
 
-    async def _clear(self) -> None:
-        self.cancel()
-        self._handle = self._view = None
-        self.query_one(Composer).say_running(running=False)
+    async def begin_anew(self) -> None:
+        """End what runs and begin a new session."""
+        self._abandon()
         self.conversation.clear()
-        transcript = self.query_one(Transcript)
-        transcript.anchor(False)
-        await transcript.remove_children()
         said = welcome(self.snapshot, read_only=self._read_only)
-        await transcript.mount(Static(said, id="welcome", markup=False))
+        await self.query_one(Transcript).begin(Static(said, id="welcome", markup=False))
+
+    async def go_on_in(self, transcript: ChatTranscript) -> None:
+        """Show a session that was kept, and go on in it."""
+        self._abandon()
+        turns = turns_of(transcript)
+        self.conversation.resume(transcript.session.id, turns)
+        await self.query_one(Transcript).begin(Notice(heading(transcript, min(len(turns), RESTORED_TURNS))))
+        for turn in turns[-RESTORED_TURNS:]:
+            view = TurnView(turn)
+            await self.add(view)
+            await view.show_whole(self._epoch())
+        self._show_head()
+
+    def _abandon(self) -> None:
+        """Nobody looks at the running answer any more: end it, and keep what has come of it."""
+        handle, view = self._handle, self._view
+        self._handle = self._view = None
+        if handle is None or view is None:
+            return
+        done, turn = handle.done, view.turn
+        turn.apply(handle.drain())
+        handle.cancel()
+        turn.end(self._clock(), error=handle.error, cancelled=handle.cancelled or not done)
+        self._keep(turn)
+        if self.is_mounted and self.is_running:
+            self.query_one(Composer).say_running(running=False)
+
+    def _keep(self, turn: Turn) -> None:
+        """Let the turn be kept as it is now."""
+        if self._source is not None:
+            self._source.keep_turn(to_keep(turn))
 
     async def _retry(self) -> None:
         if self.running:
@@ -383,7 +431,7 @@ class ChatPane(Vertical):
         pin = self.conversation.pin
         if pin is not None and any(turn.account == pin for turn in self.conversation.turns[-1:]):
             raise CommandError(f"Only {pin} may answer: /unpin first, so that another account can.")
-        turn = self.conversation.retry(self._clock(), self._default_chain())
+        turn = self.conversation.retry(self._clock(), self._default_chain(), self._epoch())
         if turn is None:
             raise CommandError("There is nothing to retry yet.")
         await self._begin(turn)
@@ -394,4 +442,4 @@ class ChatPane(Vertical):
 
     def on_unmount(self) -> None:
         """A console that goes away leaves no answer running."""
-        self.cancel()
+        self._abandon()

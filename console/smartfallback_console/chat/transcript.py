@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
@@ -10,6 +10,12 @@ from textual.containers import VerticalScroll
 
 from smartfallback_console.chat.composer import Composer
 from smartfallback_console.chat.turn_view import TurnView
+
+if TYPE_CHECKING:
+    from textual.widget import Widget
+
+SHOWN_ITEMS = 30
+"""Turns and notices on the screen; older ones are remembered but no longer drawn."""
 
 
 class Transcript(VerticalScroll):
@@ -26,6 +32,27 @@ class Transcript(VerticalScroll):
         scrollbar-background-active: $surface; scrollbar-color: $foreground 25%;
     }
     """
+
+    async def add(self, item: Widget, *, above: Widget | None, kept: Widget | None) -> None:
+        """Put something at the end, go there, and take the oldest off the screen.
+
+        Args:
+            item: A turn or a remark.
+            above: What it is to stand above; None for the end.
+            kept: What stays on the screen however old it is.
+        """
+        await self.query("#welcome").remove()
+        await self.mount(item, before=above)
+        items = [child for child in self.children if child is not kept]
+        if len(items) > SHOWN_ITEMS:
+            await self.remove_children(items[: len(items) - SHOWN_ITEMS])
+        self.anchor()
+
+    async def begin(self, first: Widget) -> None:
+        """Empty it, and begin anew with this."""
+        self.anchor(False)
+        await self.remove_children()
+        await self.mount(first)
 
     def action_details(self) -> None:
         """Open or close the story of the lowest answer in sight."""

@@ -117,14 +117,27 @@ class TurnView(Vertical):
         """Show the next portion of the answer, with the marks that stand before, in and after it."""
         await self._mark()
         if pacer.due:
-            room = self.answer.portion
-            if self._marked < len(self.turn.marks):
-                room = min(room, self.turn.marks[self._marked][0] - self._shown)
-            text = pacer.take(room)
-            self._shown += len(text)
-            await self.answer.append(text)
-            await self._mark()
+            await self._append(pacer.take(self._room))
             pacer.shown()
+
+    async def show_whole(self, epoch: float) -> None:
+        """Show a turn that has ended, all at once. ``epoch`` in epoch seconds."""
+        await self._mark()
+        text = self.turn.text
+        while self._shown < len(text):
+            await self._append(text[self._shown : self._shown + self._room])
+        self.end(epoch)
+
+    @property
+    def _room(self) -> int:
+        """How many characters are best added at once: none beyond the next mark."""
+        marks, room = self.turn.marks, self.answer.portion
+        return min(room, marks[self._marked][0] - self._shown) if self._marked < len(marks) else room
+
+    async def _append(self, text: str) -> None:
+        self._shown += len(text)
+        await self.answer.append(text)
+        await self._mark()
 
     async def _mark(self) -> None:
         """Say where the answer broke off and who went on, as far as the text has come."""
@@ -155,7 +168,8 @@ class TurnView(Vertical):
         self._status.remove_class("-shown")
         said = wording.ending(self.turn, epoch)
         if said is not None:
-            self._ending.set_class(self.turn.outcome is Outcome.CANCELLED, "-cancelled")
+            quiet = self.turn.outcome is Outcome.CANCELLED or bool(self.turn.unfinished)
+            self._ending.set_class(quiet, "-cancelled")
             self._ending.add_class("-shown")
             self._ending.update(said)
         if self.turn.has_story:

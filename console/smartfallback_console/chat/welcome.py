@@ -8,13 +8,16 @@ from textual.content import Content
 
 from smartfallback_console.chat.commands import COMMANDS
 from smartfallback_console.chat.wording import MUTED, Piece, content
+from smartfallback_console.formatting import clean, fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from smartfallback import Snapshot
+    from smartfallback import ChatSession, Snapshot
 
 READ_ONLY = "Read-only: a chat would spend quota, so nothing is sent."
+TITLE_CELLS = 24
+"""Of the last session's title, so that its line stays one."""
 KEYS = (
     ("enter", "send"),
     ("ctrl+j", "new line"),
@@ -25,8 +28,14 @@ KEYS = (
 )
 
 
-def welcome(snapshot: Snapshot | None, *, read_only: bool) -> Content:
-    """The empty state."""
+def welcome(snapshot: Snapshot | None, *, read_only: bool, last: ChatSession | None = None) -> Content:
+    """The empty state.
+
+    Args:
+        snapshot: The newest state of the system, None while there is none.
+        read_only: Whether nothing is sent.
+        last: The session that was kept last, None when none was.
+    """
     lines = [content([Piece("Ask anything: the chain finds who answers.", "bold")])]
     if read_only:
         lines = [content([Piece(READ_ONLY, "bold")])]
@@ -42,7 +51,11 @@ def welcome(snapshot: Snapshot | None, *, read_only: bool) -> Content:
     if not read_only:
         lines.append(Content(""))
         lines += _table(KEYS[:2])
-        lines += _table((("/", "commands: /pin, /chain, /retry …"), *KEYS[3:5]))
+        lines += _table((("/", "commands: /pin, /sessions, /retry …"), *KEYS[3:5]))
+    if last is not None:
+        way = "C opens it" if read_only else "/open 1"
+        title = fit(clean(last.title), TITLE_CELLS).rstrip()
+        lines += [Content(""), content([Piece(f"last session: {title} · ", MUTED), Piece(way, "$accent")])]
     return Content("\n").join(lines)
 
 

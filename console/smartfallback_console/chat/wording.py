@@ -175,6 +175,8 @@ def summary(turn: Turn, room: int = 10_000) -> list[Group]:
     reply = turn.reply
     if turn.hops or turn.waits or reply is not None:
         groups.append(path(turn, room))
+    if turn.cut:
+        groups.append((Piece(f"the last {count(turn.cut)} characters are not kept", WARNING),))
     if reply is None:
         if turn.ended_at is not None:
             groups.append((Piece(latency(turn.ended_at - turn.started_at), MUTED),))
@@ -276,7 +278,7 @@ def details(turn: Turn) -> Content:
         more = f" and {total - len(shown)} more" if total > len(shown) else ""
         lines.append(content([Piece(f"passed over: {', '.join(shown)}{more}", MUTED)]))
     request = turn.request
-    earlier = len(request.messages) - 1
+    earlier = turn.sent_along
     asked = f"chain {clean(request.chain)} · "
     asked += f"{earlier} earlier messages sent along" if earlier else "no earlier messages sent along"
     if request.pin:
@@ -353,6 +355,8 @@ def ending(turn: Turn, epoch: float) -> Content | None:
             else "Cancelled before the answer began."
         )
         return content([Piece("∅ ", MUTED), Piece(what, "bold $foreground 75%")])
+    if turn.unfinished:
+        return content([Piece("∅ ", MUTED), Piece(turn.unfinished, "bold $foreground 75%")])
     if turn.outcome is not Outcome.FAILED:
         return None
     what = f"Broken off after {count(written)} characters." if written else "No answer."
@@ -373,8 +377,8 @@ def ending(turn: Turn, epoch: float) -> Content | None:
         lines.append(content([Piece(f"  ·  {clean(skipped)}", MUTED)]))
     if len(turn.skipped) > SHOWN_SKIPS:
         lines.append(content([Piece(f"  ·  and {len(turn.skipped) - SHOWN_SKIPS} more not tried", MUTED)]))
-    if turn.next_available_at is not None:
-        wait = max(0.0, turn.next_available_at - epoch)
+    if turn.next_available_at is not None and turn.next_available_at > epoch:
+        wait = turn.next_available_at - epoch
         lines.append(
             content(
                 [

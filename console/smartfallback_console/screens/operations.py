@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from smartfallback import Strategy
 from smartfallback_console.actions import BY_ID, Action, Target
+from smartfallback_console.chat.pane import ChatPane
 from smartfallback_console.circuit_proposals import MODES, circuit_of, mode_of
 from smartfallback_console.command_line import CommandError, Invocation, parse
 from smartfallback_console.dialogs.choose import ChooseDialog
@@ -39,7 +40,16 @@ STRATEGIES = {
 
 UNDO_DEPTH = 20
 
-ON_THE_DASHBOARD = ("filter", "sort", "zoom", "pane_accounts", "pane_metrics", "pane_routing", "pane_chat")
+ON_THE_DASHBOARD = (
+    "filter",
+    "sort",
+    "zoom",
+    "pane_accounts",
+    "pane_metrics",
+    "pane_routing",
+    "pane_chat",
+    "sessions",
+)
 """Actions whose effect shows on the dashboard only: what stands in front of it goes."""
 
 INHERITED = (
@@ -287,6 +297,10 @@ class Operations:
                 screen.rename_keys()
             case "pane_accounts" | "pane_metrics" | "pane_routing" | "pane_chat":
                 screen.show_pane(action.id.removeprefix("pane_"))
+            case "sessions":
+                screen.show_pane("chat")
+                chat = screen.query_one(ChatPane)
+                screen.run_worker(chat.sessions.browse(text), group="sessions")
             case "recovery":
                 screen.show_recoveries()
             case "simulation":

@@ -319,7 +319,7 @@ async def test_details_tell_every_attempt_and_why_it_was_chosen() -> None:
 
 
 async def test_old_turns_leave_the_screen_but_not_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smartfallback_console.chat.pane.SHOWN_ITEMS", 4)
+    monkeypatch.setattr("smartfallback_console.chat.transcript.SHOWN_ITEMS", 4)
     async with chat() as at:
         for number in range(6):
             await at.ask(f"question {number}")
