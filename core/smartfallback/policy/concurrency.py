@@ -15,6 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from smartfallback.model.outcomes import ErrorCategory, TimeoutPhase
+from smartfallback.model.state import ThrottleState
 
 if TYPE_CHECKING:
     from smartfallback.model.outcomes import Failure
@@ -137,6 +138,24 @@ class ConcurrencyLimit:
     def spent(self, now: float) -> bool:
         """Whether nothing is lowered and nothing has to be remembered any more."""
         return self.limit >= self.configured and now - self._cut_at >= MEMORY_S
+
+    def record(self, offset: float) -> ThrottleState | None:
+        """What of it outlives a restart; ``offset`` added to its times makes them epoch seconds."""
+        if self._since == -inf:
+            return None
+        return ThrottleState(
+            limit=self.limit,
+            broke_at=None if self._broke_at == inf else int(self._broke_at),
+            cut_at=None if self._cut_at == -inf else self._cut_at + offset,
+            since=self._since + offset,
+        )
+
+    def restore(self, saved: ThrottleState, now: float, offset: float) -> None:
+        """Go on from ``saved``; what was configured may have changed. Times ahead of ``now`` are now."""
+        self.limit = max(1, min(saved.limit, self.configured))
+        self._broke_at = inf if saved.broke_at is None else saved.broke_at
+        self._cut_at = -inf if saved.cut_at is None else min(now, saved.cut_at - offset)
+        self._since = min(now, saved.since - offset)
 
     def _remembered(self, now: float) -> float:
         """What was in flight when it broke, as far as that is still worth knowing."""

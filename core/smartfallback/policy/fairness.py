@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from collections import deque
 from enum import StrEnum
@@ -90,7 +91,7 @@ class _Ring:
     def __init__(self, accounts: int, bucket_s: float, count: int) -> None:
         self._bucket_s = bucket_s
         self._count = count
-        self._index = 0
+        self._index = -sys.maxsize  # before any time, whatever the clock counts from
         self._open: dict[int, tuple[int, int]] = {}
         self._closed: deque[_Bucket] = deque()
         self.requests = [0] * accounts

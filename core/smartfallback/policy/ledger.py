@@ -13,9 +13,10 @@ them early; what their attempts use is still counted when they settle.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
-from smartfallback.model.quota import QuotaUnit, TruthLabel, WindowSpec
+from smartfallback.model.quota import QuotaEstimate, QuotaUnit, TruthLabel, WindowSpec
 from smartfallback.model.state import WallState
 from smartfallback.policy.ledger_sharing import SharedLedger
 from smartfallback.policy.ledger_window import (
@@ -28,8 +29,8 @@ from smartfallback.policy.quota_merge import Tracked
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from smartfallback.model.quota import QuotaEstimate, WindowKind
-    from smartfallback.model.state import WindowState
+    from smartfallback.model.quota import WindowKind
+    from smartfallback.model.state import HoldState, WindowState
 
 __all__ = ["WALL_FALLBACK_S", "AccountLedger", "OwnUse", "Reservation", "Rolled"]
 
@@ -38,6 +39,9 @@ OwnUse = dict[LedgerWindow, tuple[int, float]]
 
 WALL_FALLBACK_S: Final = 3600.0
 """How long an account is taken for exhausted when neither provider nor window says until when."""
+
+_SAME_TIME_S: Final = 1.0
+"""A reservation and the beginning of the window that it opened are told by two readings of the clock."""
 
 # Members of an enum cost ten times a global's look-up, and these are read for each request.
 _UNKNOWN: Final = TruthLabel.UNKNOWN
@@ -246,13 +250,20 @@ class AccountLedger(SharedLedger):
             return None
         return WallState(self._exhausted_until, self._exhausted_at, self._exhausted_reason)
 
-    def restore(self, windows: Sequence[WindowState], wall: WallState | None, now: float) -> None:
+    def restore(
+        self,
+        windows: Sequence[WindowState],
+        wall: WallState | None,
+        now: float,
+        holds: Sequence[HoldState] = (),
+    ) -> None:
         """Go on with counts and a wall from before a restart; call before the first reservation.
 
         Saved windows belong to those of the same kind and unit, in order; a limit may have changed.
         One that a source had reported is taken up again, one that nobody configures any longer is not.
         What ended meanwhile ends now: a window begins anew and is told by :meth:`roll`, a wall falls.
-        Holds are not restored: the attempts that they were for have died.
+        Holds of attempts that have died with their process hold until their request's deadline, since
+        nobody knows what became of them upstream; then they are freed.
         """
         saved = list(windows)
         for window in self._windows:
@@ -265,6 +276,7 @@ class AccountLedger(SharedLedger):
             if state.adopted and state.ends_at > now:
                 self.adopt(WindowSpec(state.kind, state.unit, state.limit), now)
                 self._windows[-1].restore(state, now)
+                self._windows[-1].epoch = 0  # holds from before the restart count there
         if wall is not None:
             self._exhausted_until = wall.until
             self._exhausted_at = wall.since
@@ -273,6 +285,29 @@ class AccountLedger(SharedLedger):
         self._dirty = True
         self._reschedule()
         self._apply(now)
+        self._restore_holds([hold for hold in holds if hold.until > now], now)
+
+    def _restore_holds(self, holds: Sequence[HoldState], now: float) -> None:
+        """Hold again what was held, in the windows that had begun by then and still run."""
+        # Epochs up to 0 tell in which order the windows began that have not done so since the restart.
+        running = [window for window in self._windows if window.epoch <= 0]
+        starts = sorted(window.started_at for window in running)
+        for window in running:
+            window.epoch = bisect_right(starts, window.started_at) - len(starts)
+        for hold in holds:
+            estimate = QuotaEstimate(hold.tokens, hold.requests, hold.credits)
+            epoch = bisect_right(starts, hold.since + _SAME_TIME_S) - len(starts)
+            counting = [
+                window for window in running if window.epoch <= epoch and window.amount_of(estimate) > 0
+            ]
+            if not counting:
+                continue
+            for window in counting:
+                window.held += window.amount_of(estimate)
+            # One that lies ahead, as after a step of the clock backwards, lasts no longer than it would have.
+            self._live[Reservation(estimate, epoch)] = min(hold.until, now + hold.until - hold.since)
+        self._dirty = True
+        self._reschedule()
 
 
 def _settled_since(window: LedgerWindow, since: OwnUse | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -126,6 +126,16 @@ class RecoveryLog:
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
+
+    @property
+    def latest(self) -> RecoveryRecord | None:
+        """The recovery that ended last."""
+        return self._recent[0] if self._recent else None
+
+    def restore(self, records: Iterable[RecoveryRecord]) -> None:
+        """Count recoveries from before a restart, given in the order in which they ended."""
+        for record in records:
+            self._count(record)
 
     def view(self) -> RecoveryView:
         """The log now; the same object as before while no recovery has ended."""
@@ -266,6 +276,9 @@ class RecoveryLog:
             total_s=self._clock.monotonic() - recovery.began,
             success=success,
         )
+        self._count(record)
+
+    def _count(self, record: RecoveryRecord) -> None:
         self._recent.appendleft(record)
         self._overall.add(record)
         self._by_category.setdefault(record.category, _Tally()).add(record)

@@ -183,6 +183,17 @@ class Selection:
         changed = {order.taken(slot, session) for session in ties.sessions if isinstance(order, StickyOrder)}
         self._pending.update(each for each in (slot, *changed) if each is not None and self._member[each])
 
+    def bound(self, most: int) -> list[tuple[str | None, int]]:
+        """What is bound to whom, the ``most`` used last, in the order of use; None is traffic without a
+        session."""
+        order = self._order
+        return order.bound(most) if isinstance(order, StickyOrder) else []
+
+    def holds(self, session: str | None) -> bool:
+        """Whether the session (None: the traffic without one) is bound to anybody."""
+        order = self._order
+        return isinstance(order, StickyOrder) and order.holder(session) is not None
+
     def set_strategy(self, strategy: Strategy, settings: HybridSettings) -> None:
         """Order the present members anew. Turns are kept; sticky bindings end."""
         self._strategy = strategy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from smartfallback.model.decisions import Rule
 from smartfallback.model.specs import HybridSettings
@@ -45,7 +46,7 @@ class StickyOrder(RankedOrder):
 
     def candidates(self, now: float, session: str | None) -> Iterator[Choice]:
         """The account that holds the session (or the traffic) first, then the others by key."""
-        bound = self._current if session is None else self._sessions.get(session)
+        bound = self.holder(session)
         if bound is not None and bound in self._index:
             yield self._choice(bound, Rule.STUCK if session is None else Rule.SESSION, now)
         else:
@@ -85,6 +86,18 @@ class StickyOrder(RankedOrder):
         """The sessions bound to the slot, and None for the traffic without one."""
         sessions: tuple[str | None, ...] = tuple(self._held.get(slot, ()))
         return (*sessions, None) if self._current == slot else sessions
+
+    def holder(self, session: str | None) -> int | None:
+        """The slot that the session (None: the traffic without one) is bound to."""
+        return self._current if session is None else self._sessions.get(session)
+
+    def bound(self, most: int) -> list[tuple[str | None, int]]:
+        """The sessions bound last, at most so many, in the order of use; then the traffic without one."""
+        latest: list[tuple[str | None, int]] = list(islice(reversed(self._sessions.items()), most))
+        latest.reverse()
+        if self._current is not None:
+            latest.append((None, self._current))
+        return latest
 
     def _release(self, slot: int, session: str) -> None:
         held = self._held[slot]
