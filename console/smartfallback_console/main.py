@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from smartfallback import StateSettings
     from smartfallback_console.app import ConsoleApp
     from smartfallback_console.bridge import CoreThread
     from smartfallback_console.system import System, SystemFactory
+
+CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
+"""User and password in an address."""
+QUIET = logging.NullHandler()
+"""Without a handler Python prints what is logged to stderr, across the screen."""
 
 EXIT_CRASH = 1
 """The console met an error that it did not expect; the details are in a file."""
@@ -38,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the console and return its exit code."""
     options = _parser().parse_args(arguments)
+    # The screen is the interface's: what the log would say is shown there, as notices.
+    logging.getLogger("smartfallback").addHandler(QUIET)
     # Read once, when textual is imported: half of its default rate is plenty for figures.
     os.environ.setdefault("TEXTUAL_FPS", "30")
     factory = _factory(options)
@@ -76,8 +85,16 @@ def _say(text: str) -> None:
     print(f"smartfallback-console: {text}", file=sys.stderr)  # noqa: T201 - the one place that prints
 
 
+class _Parser(argparse.ArgumentParser):
+    """Repeats no password when it complains about what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        super().error(CREDENTIALS.sub("***@", message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="smartfallback-console",
         description="Shows live how requests are routed to LLM accounts, and lets an operator act. "
         "Without a configuration it starts a demo on simulated upstreams.",

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from smartfallback.cli.terminal import run_command
 
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^\s'\"]*@")
+
+
+class _Commands(TyperGroup):
+    """Repeats no password of an address when it complains about what was typed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:  # whichever click there is: its own errors have a message
+            message = getattr(error, "message", None)
+            if isinstance(message, str):
+                error.message = _CREDENTIALS.sub("***@", message)  # type: ignore[attr-defined]  # as above
+            raise
+
+
 app = typer.Typer(
     name="smartfallback",
+    cls=_Commands,
     help="Send each request to the LLM account that should answer it.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 130 cancelled with Ctrl+C.",
     add_completion=False,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LIMIT_S: Final = 1.0
 """For one answer of the server."""
+SILENT: Final = f"it does not answer within {LIMIT_S:g} s"
 _ROUND_TRIPS: Final = 5
 _CLOCK_NOTED_FROM_S: Final = 1.0
 """The store reckons in the server's time, so that a difference does no harm; a large one is worth a look."""
@@ -196,7 +197,9 @@ async def _asked(link: RedisLink, form: str, settings: StateSettings) -> StateFi
         "source": settings.source,
     }
     status = link.status
-    trouble, info, trips = status.trouble, dict[str, str](), list[float]()
+    # Right after the start, no verdict means that nothing came back.
+    silent = status.degraded_since is None and not status.reachable
+    trouble, info, trips = SILENT if silent else status.trouble, dict[str, str](), list[float]()
     if status.reachable:
         try:
             for _ in range(_ROUND_TRIPS):
@@ -218,7 +221,7 @@ async def _asked(link: RedisLink, form: str, settings: StateSettings) -> StateFi
     facts["version"] = version
     if trips:
         facts["round_trip_ms"] = round(min(trips) * 1_000, 3)
-        words.append(f"{min(trips) * 1_000:.1f} ms away")
+        words.append(f"{min(trips) * 1_000:.2f} ms away")
     offset = link.offset_s
     facts["clock_offset_s"] = round(offset, 4)
     words.append(f"its clock {_clock_words(offset)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ import typer
 from smartfallback.cli import exit_codes
 from smartfallback.model.secrets import redact
 
+QUIET: Final = logging.NullHandler()
 _KEPT_CONTROLS: Final = "\n\t"
 _YEAR_9999: Final = 253_370_764_800.0
 
@@ -78,6 +80,8 @@ def run_command(command: Callable[[], int]) -> None:
     Raises:
         typer.Exit: Always.
     """
+    # What the log would say is told in the command's own words; without a handler Python prints it.
+    logging.getLogger("smartfallback").addHandler(QUIET)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

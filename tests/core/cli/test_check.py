@@ -130,7 +130,7 @@ async def test_each_account_gets_a_line_with_what_is_wrong_and_what_to_do(tmp_pa
     )
 
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines if not line.startswith(" ")][:-1] == [
+    assert [line.split()[0] for line in lines if not line.startswith(" ")][:-2] == [
         entry["account"] for entry in found["accounts"]
     ]
     assert "do: replace the key that api_key of ag-2 refers to" in done.stdout
