@@ -41,7 +41,7 @@ class Appetite(NamedTuple):
 class SharedLedger(CountingLedger):
     """What a ledger does where its quota may be shared; costs nothing where it isn't."""
 
-    __slots__ = ("_asked_of", "_bases", "_instance", "_leased", "_mirrored", "_widened")
+    __slots__ = ("_asked_of", "_bases", "_instance", "_leased", "_mirrored", "_rebased_at", "_widened")
 
     def __init__(self, windows: Sequence[WindowSpec], thresholds: QuotaThresholds, *, now: float) -> None:
         super().__init__(windows, thresholds, now=now)
@@ -54,6 +54,7 @@ class SharedLedger(CountingLedger):
         """The same, from when the account's source was last asked."""
         self._bases: dict[str, CountBase] = _NO_BASES
         """Counts that were set here and that the shared store may not have yet."""
+        self._rebased_at = 0.0
         self._widened: dict[LedgerWindow, int] = _NO_EPOCHS
         """The windows that go on by a local share, with the epoch that it is for."""
 
@@ -187,6 +188,11 @@ class SharedLedger(CountingLedger):
         return self._mirrored
 
     @property
+    def rebased_at(self) -> float:
+        """When a count was last set here, in epoch seconds; 0 for never since it is shared."""
+        return self._rebased_at
+
+    @property
     def unshared(self) -> bool:
         """Whether a count was set here that the shared store may not have yet."""
         return bool(self._bases)
@@ -200,6 +206,7 @@ class SharedLedger(CountingLedger):
         """The count of ``window`` was set; ``read`` tells a source's reading from a person's word."""
         if not self._instance:
             return
+        self._rebased_at = window.changed_at
         for key, each in self._keyed():
             if each is window:
                 known = (self._asked_of if read else self._mirrored).get(key)

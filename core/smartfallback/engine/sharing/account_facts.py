@@ -24,6 +24,8 @@ ATTENTION: Final = "attention"
 COOLDOWN: Final = "cooldown"
 WALL: Final = "wall"
 READING: Final = "reading"
+COUNT: Final = "count"
+"""A count was set: others look at what the store holds of it."""
 REST: Final = "rest:"
 """And the model's name."""
 
@@ -82,6 +84,9 @@ def standings(account: AccountRuntime, clock: Clock) -> dict[str, Standing]:
     wall = source.ledger.wall()
     if wall is not None and wall.until > wall_now:
         found[WALL] = _rest(account, wall.reason, wall.until)
+    rebased_at = source.ledger.rebased_at
+    if rebased_at:
+        found[COUNT] = Standing(_json({"at": rebased_at}), at=rebased_at)
     reading = account.reading
     if reading is not None and reading.label is TruthLabel.REPORTED and account.kept is None:
         found[READING] = Standing(encode_reading(reading), at=reading.read_at)

@@ -8,13 +8,14 @@ from typing import Final
 
 from smartfallback.policy.ledger_sharing import Appetite
 
-AHEAD_S: Final = 2.0
+AHEAD_S: Final = 1.0
 """A slice lasts for about so long at the rate of now."""
 LEAST_REQUESTS: Final = 4
 """And for at least so many requests like the last one."""
 IDLE_S: Final = 3.0
 """Who has used nothing for so long gives its slice back."""
-_HALF_LIFE_S: Final = 2.0
+_MEMORY_S: Final = 1.0
+"""Over about so long a rate is reckoned."""
 
 
 class Demand:
@@ -54,8 +55,8 @@ class Demand:
                 gained = max(0.0, amount - self._spent.get(key, 0.0)) if self._spent else 0.0
                 if gained:
                     self._used_at = now
-                faded = self._rates.get(key, 0.0) * 0.5 ** (passed / _HALF_LIFE_S)
-                self._rates[key] = max(faded, gained / passed if passed < math.inf else 0.0)
+                faded = self._rates.get(key, 0.0) * math.exp(-passed / _MEMORY_S)
+                self._rates[key] = faded + gained / _MEMORY_S
             self._spent, self._seen_at = dict(spent), now
         if self.waiting:
             self._used_at = now
@@ -79,7 +80,9 @@ class Demand:
             self._peak, self._peak_at = running, now
         fair = max(1, most // max(1, instances))
         ceiling = max(fair, most - (instances - 1))
-        wanted = most if instances == 1 else min(self._peak + max(2, line), ceiling)
+        # Who is alone still leaves places for those who may come.
+        ahead = max(2, line, most // 4 if instances == 1 else 0)
+        wanted = min(self._peak + ahead, ceiling)
         if most < instances:
             wanted = running + min(1, line)
         return float(max(0, wanted - running)), float(max(1, fair - running))

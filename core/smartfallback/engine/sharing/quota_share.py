@@ -30,7 +30,7 @@ from smartfallback.state.shared import SharedStore, StoreLostError
 
 LEASE_S: Final = 10.0
 """How long a slice stands without a word from its instance; then it counts as spent."""
-RENEW_S: Final = 2.5
+RENEW_S: Final = 1.0
 """How often the slices of an account are renewed at least."""
 POLL_S: Final = 1.0
 """How often what others used is looked at, while that means at most so many accounts a second:"""

@@ -218,6 +218,10 @@ class Sharing:
         if self._behind:
             await self._catch_up()
         heard, self._heard = self._heard, {}
+        for subject in heard:
+            account = self._roster.accounts.get(subject.removeprefix("account:"))
+            if account is not None:
+                self._quota.look_at(account)
         try:
             await self._board.read(heard)
             await self._board.read_passed_over()
@@ -228,10 +232,6 @@ class Sharing:
         except BaseException:
             self._heard = {**heard, **self._heard}
             raise
-        for subject in heard:
-            account = self._roster.accounts.get(subject.removeprefix("account:"))
-            if account is not None:
-                self._quota.look_at(account)
 
     async def _catch_up(self) -> None:
         """Hear all from the others, then tell them what they don't know."""
