@@ -61,7 +61,7 @@ class Facts:
 
         Raises:
             StoreLostError: The store can't be used; some may have been written. Tell all of them again.
-            ValueError: A fact is too large, has no name, a time that is no number, or text that is no Unicode.
+            ValueError: A fact is too large, has no name, a time that is no number, or half a character.
         """
         places: dict[str, list[int]] = {}
         for place, write in enumerate(writes):

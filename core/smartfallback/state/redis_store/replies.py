@@ -1,4 +1,4 @@
-"""What a server replied, as plain text. What is in the store may be anybody's, so all of it may be damaged."""
+"""What a server replied, as plain text. What is in the store may be anybody's, and damaged."""
 
 from __future__ import annotations
 
@@ -35,20 +35,24 @@ def parts(reply: Any) -> list[Any]:
 def stream_entries(reply: Any) -> Iterator[tuple[str, dict[str, str]]]:
     """The entries in the answer to ``XREAD`` for one stream: ids and fields; none for no answer.
 
-    Entries that are no text have no fields. Takes the forms of both protocols: RESP2 has a list of
-    streams, RESP3 a map.
+    Entries that are no text have no fields. Streams and fields may be lists or maps: that hangs on the
+    protocol and on what the client makes of it.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: They are neither.
     """
-    if not reply:
-        return
-    streams = [*reply.items()] if isinstance(reply, Mapping) else [parts(pair) for pair in parts(reply)]
-    for _, entries in streams:
+    for _, entries in _pairs(reply or []):
         for entry in parts(entries):
             name, fields = parts(entry)
             try:
-                flat = [text(part) for part in parts(fields)]
+                read = {text(field): text(value) for field, value in _pairs(fields, flat=True)}
             except ValueError:
-                flat = []
-            yield text(name), dict(zip(flat[::2], flat[1::2], strict=False))
+                read = {}
+            yield text(name), read
+
+
+def _pairs(reply: Any, *, flat: bool = False) -> list[Any]:
+    if isinstance(reply, Mapping):
+        return list(reply.items())
+    listed = parts(reply)
+    return list(zip(listed[::2], listed[1::2], strict=True)) if flat else [parts(pair) for pair in listed]
