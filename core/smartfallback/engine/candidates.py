@@ -33,6 +33,10 @@ _NOT_THE_MODEL = frozenset(
 """Failures that have a rest of their own, or say nothing about the model of the account."""
 
 
+_MOST_ASKED = 50
+"""So often a request asks for a place that another instance takes first."""
+
+
 class UnservedError(Exception):
     """Nobody can serve the request, for the reason in ``failure``."""
 
@@ -111,6 +115,7 @@ class Candidates:
         """
         services, walk = self._services, self._walk
         admission = services.admission
+        asked = 0
         while admission is not None and not admission.admits(grant):
             try:
                 refusal = await admission.ask(grant, max(0.0, self.deadline - self._now()))
@@ -120,7 +125,10 @@ class Candidates:
             if refusal is None:
                 break
             services.settlement.given_up(grant, Received())
-            walk.turned_away[grant.account] = refusal
+            asked += 1
+            # Whose places are all taken elsewhere is busy: the request waits in line for it, as for any.
+            if refusal.reason is not SkipReason.CONCURRENCY or asked > _MOST_ASKED:
+                walk.turned_away[grant.account] = refusal
             grant = await self._first()
         return grant
 

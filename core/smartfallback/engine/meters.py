@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 from smartfallback.clock import Clock
 from smartfallback.model.events import (
@@ -16,6 +17,7 @@ from smartfallback.model.events import (
     RequestReplayed,
     RequestRouted,
 )
+from smartfallback.model.history import Ending, PastRequest
 from smartfallback.model.quota import WindowSpec
 from smartfallback.model.snapshot import FairnessView
 from smartfallback.policy.fairness import ALARM_THRESHOLD, FairnessWindow, PoolUsage, gini
@@ -25,6 +27,8 @@ from smartfallback.telemetry.traffic import TrafficMeter
 FAIRNESS_POINTS = 120
 FAIRNESS_STEP_S = 15.0
 _FAIRNESS_CACHE_S = 1.0
+_MOST_REPLAYED = 100
+"""Of pools with more accounts the fairness over time begins anew after a restart, so that it takes no time."""
 MOST_RUNNING = 100_000
 """So many requests are followed at once; beyond, the oldest no longer counts as running."""
 
@@ -109,6 +113,69 @@ class Meters:
                 self.first_token.record(reply.first_token_s, now)
         pool = self._pools[reply.pool]
         self._usage[reply.pool].add(pool.slots[reply.account], tokens, now)
+
+    def restore(self, past: Sequence[PastRequest], offset: float, now: float) -> None:
+        """Go on from requests that ended before a restart, before any other is counted.
+
+        Of a pool whose accounts' shares of their limits are known its fairness over time begins anew:
+        what the shares were then nobody knows.
+
+        Args:
+            past: In the order in which they ended.
+            offset: Makes monotonic instants of epoch seconds when it is added to them.
+            now: Monotonic seconds.
+        """
+        if not past:
+            return
+        begun = min(ended.at - ended.latency_s for ended in past) + offset
+        self._usage = {name: PoolUsage(len(pool.slots), now=begun) for name, pool in self._pools.items()}
+        self.latency = LatencyHistogram(begun)
+        self.first_token = LatencyHistogram(begun)
+        self.traffic = TrafficMeter(begun)
+        point = now - FAIRNESS_POINTS * FAIRNESS_STEP_S
+        for ended in past:
+            at = ended.at + offset
+            while at >= point:
+                self._add_points(point)
+                point += FAIRNESS_STEP_S
+            self._count_past(ended, at)
+        while point < now:
+            self._add_points(point)
+            point += FAIRNESS_STEP_S
+        self._fairness.clear()
+        self._restore_traffic(past, offset)
+
+    def _count_past(self, ended: PastRequest, at: float) -> None:
+        if ended.ending is not Ending.ANSWERED or ended.cached_age_s is not None:
+            return
+        if not ended.queued_s:
+            self.latency.record(ended.latency_s, at)
+            if ended.first_token_s is not None:
+                self.first_token.record(ended.first_token_s, at)
+        pool = self._pools.get(ended.pool)
+        slot = None if pool is None else pool.slots.get(ended.account)
+        if slot is not None:
+            self._usage[ended.pool].add(slot, ended.tokens, at)
+
+    def _add_points(self, at: float) -> None:
+        for name, series in self.fairness_series.items():
+            size = len(self._pools[name].slots)
+            if size <= _MOST_REPLAYED and any(share is None for share in self._shares(name)):
+                value = self._usage[name].fairness(FairnessWindow.HOUR, at).requests
+                if value:
+                    series.append(value)
+
+    def _restore_traffic(self, past: Sequence[PastRequest], offset: float) -> None:
+        began = [(ended.at - ended.latency_s + offset, 0, ended) for ended in past]
+        came_to_an_end = [(ended.at + offset, 1, ended) for ended in past]
+        for at, ends, ended in sorted((*began, *came_to_an_end), key=itemgetter(0, 1)):
+            if not ends:
+                self.traffic.started(at)
+            elif ended.ending is Ending.CANCELLED:
+                self.traffic.cancelled(at)
+            else:
+                ok = ended.ending is Ending.ANSWERED
+                self.traffic.finished(at, ok=ok, fallback=ended.fell_back, tokens=ended.tokens)
 
     def fairness(self, pool: str, now: float) -> FairnessView:
         """A pool's Gini coefficients over the last hour, at most a second old."""

@@ -102,6 +102,8 @@ class Admission:
         if reply.granted:
             self._holds[grant.reservation] = name
             return None
+        if account.in_flight > account.slots:
+            return self._skip(grant, reply.reason, SkipReason.CONCURRENCY)
         return self._skip(grant, reply.reason)
 
     async def _ask_for_probes(self, grant: Grant) -> Skip | None:

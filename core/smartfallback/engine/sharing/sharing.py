@@ -308,6 +308,7 @@ class Sharing:
             trouble=status.trouble,
             unsent=self._board.unsent + (0 if status.reachable else self._quota.unsent),
             instances=(*(replace(each, here=True) for each in here), *others),
+            slow=status.reachable and not status.usable,
         )
 
 
