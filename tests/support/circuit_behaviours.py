@@ -18,6 +18,8 @@ GUARD = "core/policy/test_circuit_guard.py"
 PRESETS = "core/policy/test_circuit_presets.py"
 CAUSES = "core/policy/test_circuit_causes.py"
 PROPERTIES = "core/policy/test_circuit_properties.py"
+SHARING = "core/policy/test_circuit_sharing.py"
+INSTANCES = "core/policy/test_circuit_instances.py"
 ENGINE = "core/engine/test_circuits.py"
 LIFE = "core/engine/test_request_life.py"
 LIMITS = "core/engine/test_limits.py"
@@ -555,5 +557,147 @@ BEHAVIOURS = [
                 "test_a_circuit_closed_by_hand_has_no_ramp",
             )
         },
+    ),
+    Behaviour(
+        48,
+        "That another instance's circuit opened makes a closed one test with one request; one that does not "
+        "work normally takes no notice.",
+        {
+            SHARING: (
+                "test_a_suspicion_makes_the_next_request_the_one_test_and_its_success_closes",
+                "test_a_suspicion_that_proves_right_opens_on_own_evidence_for_a_first_break",
+                "test_a_suspicion_outdates_the_calls_that_run",
+                "test_a_suspected_circuit_whose_test_falls_silent_tests_again",
+                "test_a_suspicion_of_what_does_not_work_normally_changes_nothing",
+            )
+        },
+    ),
+    Behaviour(
+        49,
+        "What is certain elsewhere opens it until then; it extends a break, shortens none, and counts for the "
+        "back-off.",
+        {
+            SHARING: (
+                "test_what_is_certain_opens_it_until_then_without_own_evidence",
+                "test_a_break_taken_over_extends_and_never_shortens",
+                "test_a_probe_that_fails_after_a_break_taken_over_waits_longer_than_a_first_break",
+                "test_back_off_goes_on_from_the_others_break_however_often_it_is_heard",
+                "test_a_break_that_can_not_have_been_counts_as_a_first_one",
+                "test_no_break_of_others_makes_ours_longer_than_the_settings_allow",
+                "test_nor_shorter_than_a_first_break_can_be",
+                "test_a_probe_that_failed_for_one_alone_is_a_verdict_after_a_break_and_else_a_suspicion",
+            ),
+            INSTANCES: ("test_breaks_grow_whoever_probes",),
+        },
+    ),
+    Behaviour(
+        50,
+        "Another's good probe closes what is half-open, or open because of others only; what was met here "
+        "keeps its break.",
+        {
+            SHARING: (
+                "test_anothers_good_probe_closes_what_was_open_because_of_others_and_starts_back_off_over",
+                "test_what_was_met_here_keeps_its_break",
+                "test_a_time_that_the_target_stated_here_is_own_evidence",
+                "test_a_suspicion_that_another_has_cleared_needs_no_test",
+                "test_one_that_is_closed_keeps_its_counts_when_another_closes",
+            )
+        },
+    ),
+    Behaviour(
+        51,
+        "While another instance probes it admits nobody, and one afterwards; nothing but a later such word "
+        "prolongs that, and any change ends it.",
+        {
+            SHARING: (
+                "test_while_another_probes_none_is_admitted_and_afterwards_one",
+                "test_rejections_do_not_prolong_a_probe_elsewhere_and_its_own_word_does",
+                "test_a_probe_elsewhere_that_is_over_or_never_ends_keeps_nobody_out",
+                "test_a_change_of_state_ends_what_is_known_of_a_probe_elsewhere",
+                "test_only_a_half_open_circuit_cares_who_probes",
+                "test_probes_that_run_here_go_on_while_others_probe",
+                "test_without_a_place_here_it_is_blocked_for_the_longer_of_both",
+            )
+        },
+    ),
+    Behaviour(
+        52,
+        "An operator's word holds wherever it was given, and beats all that instances find out.",
+        {
+            SHARING: (
+                "test_an_operators_word_given_elsewhere_is_done_here_in_his_name",
+                "test_a_hold_ends_when_the_operator_said_elsewhere",
+                "test_a_hold_that_has_ended_or_can_not_end_is_none",
+                "test_open_is_no_operators_word",
+                "test_closing_elsewhere_forgets_what_was_counted_here",
+                "test_an_operators_hold_beats_every_message_but_another_operators",
+            ),
+            INSTANCES: (
+                "test_one_command_holds_it_everywhere_and_probes_and_breaks_of_others_do_not_lift_it",
+            ),
+        },
+    ),
+    Behaviour(
+        53,
+        "A message that comes too late or does not fit changes nothing and raises nothing; time acts before "
+        "any does.",
+        {
+            SHARING: (
+                "test_a_break_that_is_over_or_never_ends_is_not_taken_over",
+                "test_what_can_not_be_here_raises_nothing_and_changes_nothing",
+                "test_time_acts_before_a_message_does",
+            )
+        },
+    ),
+    Behaviour(
+        54,
+        "A restart and a rehearsal keep what was met here apart from what was taken over.",
+        {
+            SHARING: (
+                "test_a_restart_keeps_apart_what_was_met_here_and_what_was_taken_over",
+                "test_the_one_test_of_a_suspicion_is_still_due_after_a_restart",
+                "test_a_record_that_contradicts_itself_is_taken_by_its_state",
+                "test_a_circuit_kept_apart_hears_for_the_one_that_is_rehearsed_with",
+            )
+        },
+    ),
+    Behaviour(
+        55,
+        "Down for all instances, a target costs one of them its threshold and the others one test; down for "
+        "one alone, it costs the others none, or a test each, and they serve on.",
+        {
+            INSTANCES: (
+                "test_down_for_all_costs_the_first_its_threshold_and_all_others_together_one_test",
+                "test_down_for_all_costs_threshold_and_one_where_only_one_has_met_it",
+                "test_down_for_one_alone_costs_the_others_no_failure_and_they_serve_on",
+                "test_the_test_of_one_clears_all_others_and_the_first_keeps_its_break",
+                "test_others_lose_at_most_one_call_each_to_a_suspicion",
+            )
+        },
+    ),
+    Behaviour(
+        56,
+        "After a break one probe decides for all instances, and one that dies with it holds the others up "
+        "for its lease only.",
+        {
+            INSTANCES: (
+                "test_at_the_end_of_the_break_one_probe_decides_for_all_under_load",
+                "test_an_instance_that_dies_while_it_probes_keeps_the_others_waiting_for_its_lease_only",
+                "test_probes_that_several_have_to_succeed_close_it_in_few_whoever_made_them",
+            )
+        },
+    ),
+    Behaviour(
+        57,
+        "Late, doubled and lost messages leave no instance behind: healed, all close in bounded time.",
+        {
+            SHARING: ("test_once_healed_and_left_alone_it_closes_in_bounded_time",),
+            INSTANCES: ("test_late_doubled_and_lost_messages_leave_none_behind",),
+        },
+    ),
+    Behaviour(
+        58,
+        "Each change says whether other instances should hear of it.",
+        {SHARING: ("test_what_comes_about_here_is_news",)},
     ),
 ]
