@@ -574,7 +574,7 @@ BEHAVIOURS = [
     ),
     Behaviour(
         49,
-        "What is certain elsewhere opens it until then; it extends a break, shortens none, and counts for the "
+        "What is certain elsewhere opens it until then; extends a break, shortens none, and counts for the "
         "back-off.",
         {
             SHARING: (
