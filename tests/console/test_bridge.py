@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from smartfallback import RunView
+from smartfallback import ChatSessions, ChatTurn, RunView, SessionsLostError
 from smartfallback.model.commands import Command, CommandResult, Drain
 from smartfallback.model.events import Delta, Event
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
@@ -34,6 +34,17 @@ class Queue:
         return taken, 0
 
 
+class Saved(ChatSessions):
+    """Keeps nothing, but notes what was to be kept."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.saved: list[ChatTurn] = []
+
+    def save_turn(self, turn: ChatTurn) -> None:
+        self.saved.append(turn)
+
+
 @dataclass
 class Core:
     """An engine that notes on which thread it is used."""
@@ -45,6 +56,7 @@ class Core:
     cancelled: bool = False
     unsubscribed: bool = False
     simulator: Simulator | None = None
+    sessions: Saved = field(default_factory=Saved)
 
     @property
     def orchestrator(self) -> Core:
@@ -260,3 +272,29 @@ async def test_a_core_that_is_stopped_while_it_starts_ends_too() -> None:
 
 def test_stop_without_start_is_nothing() -> None:
     assert CoreThread(Core().running).stop()
+
+
+async def test_turns_are_kept_and_sessions_asked_for_on_the_cores_thread(core: Core) -> None:
+    turn = ChatTurn("t", "s", 0.0, "why")
+    async with started(core) as thread:
+        thread.keep_turn(turn)
+        kept = core.sessions
+
+        async def look(sessions: ChatSessions) -> bool:
+            core.threads.add(threading.get_ident())
+            assert sessions is kept
+            return sessions.kept
+
+        assert await thread.sessions(look) is False
+        assert kept.saved == [turn]
+
+        async def lose(sessions: ChatSessions) -> None:
+            raise SessionsLostError("gone")
+
+        with pytest.raises(SessionsLostError, match="gone"):
+            await thread.sessions(lose)
+    assert len(core.threads) == 1
+    assert threading.get_ident() not in core.threads
+    thread.keep_turn(turn)
+    with pytest.raises(RuntimeError, match="stopped"):
+        thread.sessions(look)

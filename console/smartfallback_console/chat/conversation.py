@@ -34,6 +34,8 @@ CONTEXT_CHARACTERS = 48_000
 KEPT_TURNS = 100
 """Turns that a conversation remembers."""
 
+LEAST_APART_S = 0.001
+
 
 @dataclass(slots=True)
 class Turn(Course):
@@ -230,6 +232,8 @@ class Conversation:
             on_break=self.on_break,
             queue=self.queue,
         )
+        if self.turns:  # kept turns stand in the order of their times, and a clock may be set back
+            at = max(at, self.turns[-1].asked_at + LEAST_APART_S)
         turn = Turn(prompt, request, now, is_retry, asked_at=at, sent_along=len(request.messages) - 1)
         self.turns.append(turn)
         del self.turns[:-KEPT_TURNS]

@@ -92,7 +92,7 @@ class ChatSessions:
             limit: How many at most.
 
         Raises:
-            SessionsLostError: The storage can't be read.
+            SessionsLostError: The storage can't be read, or it has none and can't be written.
         """
         store = self._store
         if store is None:
@@ -100,7 +100,7 @@ class ChatSessions:
         found: dict[str, ChatSession] = {}
         after: SessionCursor | None = None
         async with _patience():
-            await self._write()
+            written = await self._write()
             while len(found) < limit:
                 page = await store.list_sessions(words, limit - len(found), after)
                 if page is None:
@@ -109,6 +109,8 @@ class ChatSessions:
                 after = page.then
                 if after is None:
                     break
+        if not (found or written):
+            raise SessionsLostError("Sessions can't be kept now.")
         return tuple(found.values())
 
     async def load(self, session: str) -> ChatTranscript | None:

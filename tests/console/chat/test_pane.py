@@ -218,7 +218,7 @@ async def test_retry_with_the_pinned_account_is_refused_with_the_way_out() -> No
 async def test_an_unknown_command_says_what_is_allowed_and_is_not_sent() -> None:
     async with chat() as at:
         await at.ask("/retri")
-        shown = " ".join(at.text("Notice").replace("▌", " ").split())
+        shown = " ".join(at.text("Notice").replace("▌", " ").replace("│", " ").split())
         assert "/retri is no command. Did you mean /retry?" in shown
         assert "/queue TIME, /break RULE, /retry, /cancel." in shown
         assert not at.source.requests
