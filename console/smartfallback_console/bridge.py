@@ -277,9 +277,8 @@ class CoreThread:
         Raises:
             RuntimeError: The core does not run.
         """
-        return asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(self._ask_sessions(act), self._running_loop())
-        )
+        loop = self._running_loop()
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._ask_sessions(act), loop))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._state is not SourceState.RUNNING:
