@@ -136,6 +136,7 @@ class AccountReport:
         version: The version of the last reply; 0 before any.
         epoch: The epoch of the last reply; empty before any.
         restore: What the instance remembers, for a store that has lost it; None in all other cases.
+        also: Keys of windows that have not begun here, and which the reply should tell of too.
     """
 
     account: str
@@ -144,6 +145,7 @@ class AccountReport:
     version: int = 0
     epoch: str = ""
     restore: Mapping[str, SharedWindow] | None = None
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +324,7 @@ class StoreView:
         trouble: Why, in words.
         unsent: Changes that wait until it can be used again.
         instances: All that share it, this one first; empty where it isn't shared. Their times are those
-            of this machine's clock.
+            of the snapshot's clock.
         slow: It answers all the same, only too slowly for a request to wait on it.
     """
 

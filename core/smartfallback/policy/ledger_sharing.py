@@ -115,6 +115,11 @@ class SharedLedger(CountingLedger):
             if not window.closed
         )
 
+    @property
+    def not_begun(self) -> tuple[str, ...]:
+        """Keys of the windows that wait for their first use here; others may have begun them."""
+        return tuple(key for key, window in self._keyed() if window.closed)
+
     def mirror(self, windows: Mapping[str, SharedWindow], now: float) -> bool:
         """Take over what all instances have used together, and how much of it may be spent here.
 

@@ -318,6 +318,7 @@ class QuotaShare:
             version=standing.version,
             epoch=standing.epoch,
             restore=standing.windows if standing.lost else None,
+            also=ledger.not_begun,
         )
 
     def _slots(self, account: AccountRuntime, standing: _Standing, *, strict: bool) -> WindowReport:

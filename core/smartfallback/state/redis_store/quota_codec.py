@@ -55,6 +55,8 @@ def encode_report(instance: str, report: AccountReport, turn: Turn, lease_s: flo
     """
     document = _request(instance, report.windows, turn, report.version, report.epoch, lease_s)
     document["ended"] = list(report.ended)
+    if report.also:
+        document["also"] = list(report.also)
     if report.restore is not None:
         document["restore"] = {key: _remembered(window) for key, window in report.restore.items()}
     return json.dumps(document, allow_nan=False, separators=(",", ":"))

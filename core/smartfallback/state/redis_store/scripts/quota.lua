@@ -192,6 +192,12 @@ local function open()
       keys[#keys + 1] = told.k
     end
   end
+  for _, key in ipairs(request.also or {}) do
+    if not seen[key] then
+      seen[key] = true
+      keys[#keys + 1] = key
+    end
+  end
   local found = redis.call('HMGET', WINDOWS, unpack(keys))
   version = tonumber(found[1] or '')
   version = is_number(version) and math.floor(version) or 0
@@ -242,12 +248,17 @@ end
 -- JSON; `more` begins with a comma where there is any. Windows are told as they are stored.
 local function answer(more)
   local parts = {}
-  for _, told in ipairs(request.windows) do
-    local key = told.k
+  local function tell(key)
     local text = texts[key]
     if text and stored[key] then
       parts[#parts + 1] = cjson.encode(key) .. ':' .. text
     end
+  end
+  for _, told in ipairs(request.windows) do
+    tell(told.k)
+  end
+  for _, key in ipairs(request.also or {}) do
+    tell(key)
   end
   return string.format('{"at":%.4f,"version":%.0f,"epoch":%s', now, version, cjson.encode(epoch or ''))
     .. (more or '') .. ',"windows":{' .. table.concat(parts, ',') .. '}}'

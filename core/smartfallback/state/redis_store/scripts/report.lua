@@ -1,12 +1,13 @@
 -- Takes in what one instance says of an account: what it has spent, which reservations have ended, what
 -- it remembers of a store that was lost; and leases it slices. The same report may come twice, or late.
 --
--- Request  {me, turn, told, seen, version, epoch, nonce, lease, windows, ended, restore}
+-- Request  {me, turn, told, seen, version, epoch, nonce, lease, windows, ended, restore, also}
 --          turn     counts this process's reports; told: the last one that was answered
 --          seen     when the latest reply that it remembers was given
 --          nonce    the epoch to begin, should none be known
 --          lease    seconds
 --          restore  by key {s, e, b, c, l, x}, or missing
+--          also     keys of further windows that the reply should tell of, or missing
 -- Reply    {at, version, epoch, windows} or {…, lost: 1}
 
 local late

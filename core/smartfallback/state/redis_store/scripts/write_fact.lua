@@ -14,6 +14,10 @@
 local facts = KEYS[1]
 local most_names = tonumber(ARGV[1])
 local most_under = 8
+local clocks_differ = 5
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 
 local function moment(text)
   local number = type(text) == 'string' and tonumber(text)
@@ -39,12 +43,20 @@ local function is_fact(row)
     and moment(row.at) ~= nil and (row['until'] == nil or moment(row['until']) ~= nil)
 end
 
+-- A time to come was told by a clock that is no longer right, that of another server for one. It must
+-- not keep out what is told until then, so it counts as the oldest.
+local function believed(text)
+  return moment(text) > now + clocks_differ and '0' or text
+end
+
 local function decoded(text)
   local fine, row = pcall(cjson.decode, text)
-  if fine and is_fact(row) then
-    return row
+  if not fine or not is_fact(row) then
+    return nil
   end
-  return nil
+  row.at = believed(row.at)
+  row.lift = moment(row.lift) and believed(row.lift) or nil
+  return row
 end
 
 local function bare(row)
@@ -85,10 +97,11 @@ local function longest(row, told, now)
     if row['until'] == nil then
       lift, lifted = bare(row), row.at
     else
-      lifted = moment(row.lift) and row.lift or nil
+      lifted = row.lift
       rests[1] = bare(row)
       for _, rest in ipairs(type(row.under) == 'table' and row.under or {}) do
         if is_fact(rest) and rest['until'] ~= nil then
+          rest.at = believed(rest.at)
           rests[#rests + 1] = bare(rest)
         end
       end
@@ -138,31 +151,35 @@ local function longest(row, told, now)
 end
 
 -- Rows that nobody can read go first, then rests by their end, then what came about longest ago.
-local function make_room()
-  local victim, class, age = nil, 4, nil
-  local rows = redis.call('HGETALL', facts)
+local function make_room(excess)
+  local rows, all = redis.call('HGETALL', facts), {}
   for place = 1, #rows, 2 do
     local row = decoded(rows[place + 1])
-    local its_class = (row == nil and 1) or (row['until'] ~= nil and 2) or 3
-    local its_age = (row == nil and 0) or moment(row['until']) or moment(row.at)
-    if its_class < class or (its_class == class and its_age < age) then
-      victim, class, age = rows[place], its_class, its_age
-    end
+    local class = (row == nil and 1) or (row['until'] ~= nil and 2) or 3
+    all[#all + 1] = {rows[place], class, row and (moment(row['until']) or moment(row.at)) or 0}
   end
-  redis.call('HDEL', facts, victim)
+  table.sort(all, function(one, other)
+    if one[2] ~= other[2] then
+      return one[2] < other[2]
+    end
+    return one[3] < other[3]
+  end)
+  for place = 1, excess do
+    redis.call('HDEL', facts, all[place][1])
+  end
 end
 
 local kind = redis.call('TYPE', facts).ok
 if kind ~= 'hash' and kind ~= 'none' then
   redis.call('DEL', facts)
 end
-local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-
 local reply = {}
 for place = 2, #ARGV, 6 do
   local name, rule = ARGV[place], ARGV[place + 1]
   local told = {v = ARGV[place + 2], at = ARGV[place + 3], by = ARGV[place + 4]}
+  if moment(told.at) > now + clocks_differ then
+    told.at = string.format('%.6f', now)
+  end
   if ARGV[place + 5] ~= '' then
     told['until'] = ARGV[place + 5]
   end
@@ -172,8 +189,9 @@ for place = 2, #ARGV, 6 do
   local holds = rule == 'longest' and longest(row, told, now) or latest(row, told)
   local after = cjson.encode(holds)
   if holds ~= row and after ~= before then
-    if not before and redis.call('HLEN', facts) >= most_names then
-      make_room()
+    local excess = before and 0 or redis.call('HLEN', facts) + 1 - most_names
+    if excess > 0 then
+      make_room(excess)
     end
     redis.call('HSET', facts, name, after)
   end
