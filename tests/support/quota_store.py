@@ -84,6 +84,7 @@ class QuotaStore:
 
     def __init__(self, server: RedisServer) -> None:
         self.client = redis.Redis(unix_socket_path=str(server.socket), decode_responses=True)
+        self._raw = redis.Redis(unix_socket_path=str(server.socket))
         self.keys: QuotaKeys = Keys("test").quota(ACCOUNT)
         self.links: dict[str, PlainLink] = {}
         self._scripts: dict[str, QuotaScripts] = {}
@@ -97,7 +98,9 @@ class QuotaStore:
         self.now = now
         seconds, rest = divmod(round(now * 1_000_000), 1_000_000)
         with self.client.pipeline() as pipe:
-            pipe.delete("test:time").rpush("test:time", seconds, rest).execute()
+            pipe.delete("test:time")
+            pipe.rpush("test:time", seconds, rest)
+            pipe.execute()
 
     def after(self, seconds: float) -> None:
         """Let time pass."""
@@ -107,6 +110,16 @@ class QuotaStore:
         """Lose everything; time goes on."""
         self.client.flushall()
         self.at(self.now)
+
+    def copy(self) -> dict[str, bytes]:
+        """What a replica would have now, or a file on disk."""
+        return {key: self._raw.dump(key) for key in self.stored()}
+
+    def go_back(self, copy: Mapping[str, bytes]) -> None:
+        """Be as at the time of that copy; time goes on."""
+        self.flush()
+        for key, row in copy.items():
+            self._raw.restore(key, 0, row)
 
     def link(self, instance: str) -> PlainLink:
         """The instance's way to the server."""
@@ -164,7 +177,7 @@ class QuotaStore:
     def stored(self) -> dict[str, object]:
         """All that is stored, but for the time, to be compared."""
         found: dict[str, object] = {}
-        for key in sorted(self.client.keys("test:{*")):
+        for key in sorted(map(str, self.client.keys("test:{*"))):
             if self.client.type(key) == "hash":
                 found[key] = self.client.hgetall(key)
             else:
