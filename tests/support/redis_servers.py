@@ -214,7 +214,12 @@ class RedisServer:
 
     def clients(self) -> int:
         """How many connections it has from others than this object, sentinels and replicas."""
-        return len([line for line in self._client_list() if " flags=N " in line and " id=" in f" {line}"]) - 1
+        own = int(self.command("CLIENT", "ID"))
+        kinds = (" flags=N ", " flags=U ", " flags=b ", " flags=bU ", " flags=Ub ")
+        return sum(
+            any(kind in f"{line} " for kind in kinds) and f"id={own} " not in line
+            for line in self._client_list()
+        )
 
     def log(self) -> str:
         """What it wrote."""

@@ -27,6 +27,8 @@ BACKGROUND_LIMIT_S: Final = 1.0
 
 _SEED_LIMIT_S: Final = 0.25
 """For one node that is asked which nodes there are; the next one is asked after that."""
+_FIND_EVERY_S: Final = 10.0
+"""How often it is asked anew: a master that was replaced may not know, and go on answering."""
 _MOST_NAMES: Final = 10_000
 """Tries to find a name for a key that a given node holds: enough for one that holds 1 % of the slots."""
 
@@ -69,6 +71,7 @@ class Keeper:
         self._servers: tuple[Server, ...] = ()
         self._probe_keys: dict[Server, str] = {}
         self._found = False
+        self._found_at = 0.0
         self._woken = asyncio.Event()
         self._own_errors: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -85,8 +88,7 @@ class Keeper:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self.ways.drop(Trouble("it was closed"))
-        await self.ways.bury()
+        await self.ways.aclose(Trouble("it was closed"))
 
     def overdue(self, *, urgent: bool) -> None:
         """A call was not answered in time: find out why; until then no other request waits."""
@@ -135,8 +137,9 @@ class Keeper:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._health.next_wait_s()):
                 await self._woken.wait()
-            if self._health.state is State.LOST:
-                # It was lost just now: what broke the connection has not passed yet.
+            if self._health.state is not State.WELL:
+                # What went wrong just now has not passed yet; and a server that does well when it is
+                # asked and badly in use must not change its state with every request.
                 await asyncio.sleep(self._health.next_wait_s())
 
     async def _check(self) -> None:
@@ -159,16 +162,31 @@ class Keeper:
                 self._health.well(lag_s)
 
     async def _connect(self) -> None:
-        if not self._found:
-            self._found = True  # somebody who says otherwise meanwhile shall be heard
-            servers = await self._routes.find(self._ask)
-            if servers != self._servers:
-                self._servers = servers
-                self.server_clock.forget()
-            self._probe_keys.clear()
-            self.ways.drop(Trouble("it is no longer in use"), but=servers)
+        known = bool(self._servers) and all(map(self.ways.get, self._servers))
+        if not known:
+            await self._find()
+        elif not self._found or asyncio.get_running_loop().time() - self._found_at >= _FIND_EVERY_S:
+            # Those that are in use go on if nobody can be asked about them.
+            with contextlib.suppress(LineError, RedisError, OSError):
+                async with asyncio.timeout(2 * _SEED_LIMIT_S):
+                    await self._find()
         missing = [server for server in self._servers if self.ways.get(server) is None]
         await together(self._open(server) for server in missing)
+
+    async def _find(self) -> None:
+        """Find out which servers there are, and leave those that are not in use any more."""
+        self._found = True  # whoever says otherwise meanwhile shall be heard
+        try:
+            servers = await self._routes.find(self._ask)
+        except BaseException:
+            self._found = False
+            raise
+        self._found_at = asyncio.get_running_loop().time()
+        self._probe_keys.clear()
+        if servers != self._servers:
+            self._servers = servers
+            self.server_clock.forget()
+        self.ways.drop(Trouble("it is no longer in use"), but=servers)
 
     async def _open(self, server: Server) -> Way:
         alone = self._address.kind is Kind.SINGLE
@@ -216,7 +234,10 @@ class Keeper:
             )
             return reply, loop.time() - began, sent_at, self._clock.monotonic()
 
-        (reply, lag_s, sent_at, heard_at), _ = await together((ask(), _listen_to(way.background)))
+        async def listen() -> Any:
+            await _listen_to(way.background)
+
+        (reply, lag_s, sent_at, heard_at), _ = await together(work() for work in (ask, listen))
         if isinstance(reply, NoScriptError):
             # Its scripts were flushed; each is loaded again by the call that misses it.
             await way.background.ask([("SCRIPT", "LOAD", _PROBE.text)], limit_s=BACKGROUND_LIMIT_S)

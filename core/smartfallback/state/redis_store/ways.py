@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
@@ -56,6 +57,7 @@ class Ways:
         self._open: dict[Server, Way] = {}
         self._dying: list[Line] = []
         self._apart: set[ConnectionPool] = set()
+        self._lookups: dict[str, asyncio.Task[Any]] = {}
 
     def get(self, server: Server) -> Way | None:
         """The way to ``server``, None where there is none now."""
@@ -99,6 +101,15 @@ class Ways:
             for pool in tuple(self._apart):
                 await _close(pool)
 
+    async def aclose(self, trouble: Trouble) -> None:
+        """Close everything; those that wait are told why."""
+        self.drop(trouble)
+        await self.bury()
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        await asyncio.gather(*self._lookups.values(), return_exceptions=True)
+        self._lookups.clear()
+
     @contextlib.asynccontextmanager
     async def apart(self, server: Server) -> AsyncIterator[Redis]:
         """A client with a connection of its own."""
@@ -115,6 +126,7 @@ class Ways:
 
     async def _line(self, server: Server, lines: list[Line]) -> None:
         """Open one and add it to ``lines``, so that it is known to whoever gives up halfway."""
+        await self._look_up(server)
         kind, options = self._connection(server)
         connection = kind(**options)
         try:
@@ -123,6 +135,23 @@ class Ways:
             await connection.disconnect(nowait=True)
             raise
         lines.append(Line(connection, lambda line, trouble: self._ended(server, line, trouble)))
+
+    async def _look_up(self, server: Server) -> None:
+        """Look the name up before it is connected to, never twice at a time.
+
+        A lookup can't be given up: until it ends it holds one of the few threads that all lookups of the
+        process share. So the next try waits for the one that is still under way.
+        """
+        host, port = server
+        if not port or _is_number(host):
+            return
+        lookup = self._lookups.get(host)
+        if lookup is None or lookup.done():
+            loop = asyncio.get_running_loop()
+            lookup = loop.create_task(loop.getaddrinfo(host, port), name=f"redis link: looking up {host}")
+            lookup.add_done_callback(_retrieve)
+            self._lookups[host] = lookup
+        await asyncio.shield(lookup)
 
     def _ended(self, server: Server, line: Line, trouble: Trouble) -> None:
         way = self._open.get(server)
@@ -171,6 +200,20 @@ async def together(works: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Resul
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    # Its error is told to those who wait for it; with nobody there it is no error.
+    if not task.cancelled():
+        task.exception()
 
 
 async def _close(pool: ConnectionPool) -> None:
