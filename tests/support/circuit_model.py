@@ -393,8 +393,7 @@ class CircuitModel:
             length = max(length, min(first, settings.rate_limit_recovery_s))
             self.breaks = [min(length, max(settings.max_recovery_timeout_s, first))]
         else:
-            longest = max(settings.max_recovery_timeout_s, self.breaks[0])
-            self.breaks.append(max(self.breaks[-1], min(length, longest)))
+            self.breaks.append(max(self.breaks[-1], length))
 
     def adopt_closed(self, cause: str) -> None:
         self.catch_up()

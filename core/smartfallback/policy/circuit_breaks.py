@@ -66,7 +66,7 @@ class Breaks:
             longest = max(settings.max_recovery_timeout_s, base)
             self._first = self._current = min(max(length, min(base, settings.rate_limit_recovery_s)), longest)
         else:
-            self._current = max(self._current, min(length, self._limit()))
+            self._current = max(self._current, length)
 
     @property
     def first(self) -> float:

@@ -152,8 +152,9 @@ def test_what_is_certain_opens_it_until_then_without_own_evidence(kind: str) -> 
 def test_a_break_taken_over_extends_and_never_shortens() -> None:
     rig = opened(recovery_timeout_s=60.0)
     until, cause = rig.circuit.until, rig.circuit.cause
-    rig.circuit.adopt_open(rig.now + 59.0, "shorter", rig.now)
-    assert (rig.circuit.until, rig.circuit.cause) == (until, cause)
+    for seconds in (59.0, 60.0):
+        rig.circuit.adopt_open(rig.now + seconds, "no longer", rig.now)
+        assert (rig.circuit.until, rig.circuit.cause) == (until, cause)
     rig.changes.clear()
     rig.circuit.adopt_open(rig.now + 90.0, "longer", rig.now)
     assert (rig.circuit.until, rig.circuit.cause) == (rig.now + 90.0, "longer")
@@ -176,9 +177,12 @@ def test_a_probe_that_fails_after_a_break_taken_over_waits_longer_than_a_first_b
 
 def test_back_off_goes_on_from_the_others_break_however_often_it_is_heard() -> None:
     rig = Rig(recovery_timeout_s=60.0, recovery_jitter=0.0)
+    rig.circuit.adopt_open(rig.now + 60.0, "elsewhere", rig.now, break_s=60.0)
     for _ in range(5):
         rig.circuit.adopt_open(rig.now + 240.0, "elsewhere", rig.now, break_s=240.0)
         rig.circuit.adopt_open(rig.now + 241.0, "elsewhere", rig.now, break_s=240.0)
+    rig.until_probing()
+    rig.circuit.adopt_open(rig.now + 60.0, "of another's first break", rig.now, break_s=60.0)
     rig.until_probing()
     rig.fail()
     assert rig.circuit.until == rig.now + 480.0
@@ -202,7 +206,15 @@ def test_no_break_of_others_makes_ours_longer_than_the_settings_allow() -> None:
     assert rig.circuit.until <= rig.now + 600.0
 
 
-def test_nor_shorter_than_a_first_break_can_be() -> None:
+def test_a_first_break_above_the_maximum_is_the_maximum_also_when_taken_over() -> None:
+    rig = Rig(recovery_timeout_s=50.0, max_recovery_timeout_s=20.0, recovery_jitter=0.0)
+    rig.circuit.adopt_open(rig.now + 5.0, "elsewhere", rig.now)
+    rig.until_probing()
+    rig.fail()
+    assert rig.circuit.until == rig.now + 50.0
+
+
+def test_no_break_of_others_makes_ours_shorter_than_a_first_one_can_be() -> None:
     rig = Rig(recovery_timeout_s=60.0, rate_limit_recovery_s=20.0, recovery_jitter=0.0)
     rig.circuit.adopt_open(rig.now + 5.0, "elsewhere", rig.now, break_s=0.001)
     rig.until_probing()
@@ -242,7 +254,9 @@ def test_what_was_met_here_keeps_its_break() -> None:
     rig = opened()
     rig.circuit.adopt_closed("elsewhere", rig.now)
     assert rig.state is OPEN
-    rig.until_probing()
+    until = rig.circuit.until
+    assert until is not None
+    rig.now = until
     rig.circuit.adopt_closed("elsewhere", rig.now)
     assert rig.path == [OPEN, HALF_OPEN, CLOSED], "after the break another's probe is as good as ours"
 
@@ -459,6 +473,12 @@ def test_time_acts_before_a_message_does() -> None:
     rig.circuit.adopt_open(rig.now + 40.0, "elsewhere", rig.now)
     assert rig.path == [OPEN, HALF_OPEN, OPEN], "the break was over before the next one began"
     assert rig.circuit.adopted
+    over = opened()
+    until = over.circuit.until
+    assert until is not None
+    over.now = until
+    over.circuit.probe_elsewhere(over.now + 20.0, over.now)
+    assert over.rejects(), "its break is over, and another probes"
     hanging = Rig(slow_call_s=5.0, slow_call_rate=0.5, min_calls=1)
     hanging.acquire()
     hanging.wait(5.0)
