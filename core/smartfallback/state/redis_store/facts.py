@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from smartfallback.state.redis_store.link import BACKGROUND_LIMIT_S, RedisLink
 from smartfallback.state.redis_store.replies import parts, text
 from smartfallback.state.redis_store.scripts import script
 
+LOG: Final = logging.getLogger("smartfallback.state")
+
 MOST_NAMES: Final = 256
 """Facts of one subject: most are about models, whose names come from outside."""
 MOST_VALUE_BYTES: Final = 16 * 1024
@@ -29,6 +32,8 @@ STREAM_LENGTH: Final = 10_000
 
 _MOST_ROW_BYTES: Final = 12 * MOST_VALUE_BYTES
 """A rest's row can hold nine values, and JSON in JSON brings backslashes."""
+_MOST_NAMES_READ: Final = 4 * MOST_NAMES
+"""Somebody else's fields among them are no reason to read nothing; writing clears them away."""
 _WRITTEN_AT_ONCE: Final = 100
 """Subjects a round trip: taking replies apart holds the event loop up for some 5 ms."""
 _READ_AT_ONCE: Final = 100
@@ -52,22 +57,28 @@ class Facts:
         self._keys = keys
         self._known: OrderedDict[str, tuple[str, Mapping[str, Fact]]] = OrderedDict()
         """By subject: the digest of its hash, and what was in it."""
+        self._complaints: set[str] = set()
 
     async def write(self, writes: Sequence[FactWrite]) -> list[Fact]:
         """Tell facts to all; returns, in order, what holds afterwards.
 
         Rows come before hints, so that whoever follows a hint finds the row. A writer that dies
-        between the two leaves a change that is seen when readers next look at everything.
+        between the two leaves a change that is seen when readers next look at everything. A fact
+        that can't be kept (too large, nameless, at a time that is no number) holds here alone: it
+        must not keep the others from being told.
 
         Raises:
             StoreLostError: The store can't be used; some may have been written. Tell all of them again.
-            ValueError: A fact is too large, has no name, a time that is no number, or half a character.
         """
         places: dict[str, list[int]] = {}
-        for place, write in enumerate(writes):
-            _check(write)
-            places.setdefault(write.subject, []).append(place)
         held: dict[int, Fact] = {}
+        for place, write in enumerate(writes):
+            flaw = _flaw(write)
+            if flaw:
+                held[place] = write.fact
+                self._complain(flaw)
+            else:
+                places.setdefault(write.subject, []).append(place)
         hints: dict[str, str] = {}
         for subjects in _batches(places, _WRITTEN_AT_ONCE):
             calls = [
@@ -110,7 +121,7 @@ class Facts:
                 (
                     script("read_facts"),
                     [self._keys.facts(subject) for subject in group],
-                    [str(MOST_NAMES), str(_MOST_ROW_BYTES), *(known[subject][0] for subject in group)],
+                    [str(_MOST_NAMES_READ), str(_MOST_ROW_BYTES), *(known[subject][0] for subject in group)],
                 )
                 for group in groups
             ]
@@ -136,6 +147,11 @@ class Facts:
             limit_s=BACKGROUND_LIMIT_S,
         )
 
+    def _complain(self, flaw: str) -> None:
+        if flaw not in self._complaints:
+            self._complaints.add(flaw)
+            LOG.warning("a fact is not shared with other instances: %s", flaw)
+
     def _remember(self, subject: str, digest: str, facts: Mapping[str, Fact]) -> None:
         self._known.pop(subject, None)
         if digest:
@@ -144,15 +160,20 @@ class Facts:
                 self._known.popitem(last=False)
 
 
-def _check(write: FactWrite) -> None:
+def _flaw(write: FactWrite) -> str:
+    """Why a fact can't be kept in the store; empty if it can."""
     fact = write.fact
-    for what, value in (("subject", write.subject), ("name", write.name), ("instance", fact.by)):
-        if not 0 < len(value.encode()) <= MOST_ID_BYTES:
-            raise ValueError(f"a fact's {what} has 1 to {MOST_ID_BYTES} bytes")
-    if len(fact.value.encode()) > MOST_VALUE_BYTES:
-        raise ValueError(f"the fact {write.name} is larger than {MOST_VALUE_BYTES} bytes")
+    try:
+        for what, value in (("subject", write.subject), ("name", write.name), ("instance", fact.by)):
+            if not 0 < len(value.encode()) <= MOST_ID_BYTES:
+                return f"its {what} does not have 1 to {MOST_ID_BYTES} bytes"
+        if len(fact.value.encode()) > MOST_VALUE_BYTES:
+            return f"it has more than {MOST_VALUE_BYTES} bytes"
+    except UnicodeEncodeError:
+        return "it has half a character in it"
     if not math.isfinite(fact.at) or (fact.until is not None and math.isnan(fact.until)):
-        raise ValueError(f"the fact {write.name} has a time that is no number")
+        return "its time is no number"
+    return ""
 
 
 def _arguments(write: FactWrite) -> tuple[str, ...]:
