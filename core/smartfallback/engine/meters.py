@@ -132,7 +132,7 @@ class Meters:
         self.latency = LatencyHistogram(begun)
         self.first_token = LatencyHistogram(begun)
         self.traffic = TrafficMeter(begun)
-        point = now - FAIRNESS_POINTS * FAIRNESS_STEP_S
+        point = max(begun, now - FAIRNESS_POINTS * FAIRNESS_STEP_S) + FAIRNESS_STEP_S
         for ended in past:
             at = ended.at + offset
             while at >= point:
@@ -162,7 +162,7 @@ class Meters:
             size = len(self._pools[name].slots)
             if size <= _MOST_REPLAYED and any(share is None for share in self._shares(name)):
                 value = self._usage[name].fairness(FairnessWindow.HOUR, at).requests
-                if value:
+                if value is not None:
                     series.append(value)
 
     def _restore_traffic(self, past: Sequence[PastRequest], offset: float) -> None:

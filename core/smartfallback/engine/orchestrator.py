@@ -15,6 +15,7 @@ from smartfallback.clock import Clock, SharedClock, SystemClock
 from smartfallback.engine.bus import DEFAULT_BACKLOG, Bus, Subscription
 from smartfallback.engine.capacity import Capacity
 from smartfallback.engine.comebacks import Comebacks
+from smartfallback.engine.historian import Historian
 from smartfallback.engine.maintenance import Maintenance
 from smartfallback.engine.meters import Meters, PoolAccounts
 from smartfallback.engine.observer import Observer
@@ -38,6 +39,7 @@ from smartfallback.engine.stay import Restored
 from smartfallback.engine.throttling import Throttles
 from smartfallback.model.commands import Command, CommandResult
 from smartfallback.model.events import Actor, CircuitChanged, Event, ProviderNotice, RequestFinished
+from smartfallback.model.history import PastRequest
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.queueing import QueuedRequest
 from smartfallback.model.quota import TruthLabel, WindowSpec
@@ -208,10 +210,13 @@ class Orchestrator:
         self._maintenance_task: asyncio.Task[None] | None = None
         self._persistence: Persistence | None = None
         self._replays: Replays | None = None
+        self._historian: Historian | None = None
         self._sessions = ChatSessions(store)
         self._id_ending = f"-{secrets.token_hex(3)}"
         if store is not None and archive is not None:
             self._replays = Replays(self._queue, archive, store, self._clock, self._replay)
+            self._historian = Historian(store, self._clock, self._meters, recoveries)
+            self._bus.listen(self._historian.on_event)
             self._persistence = Persistence(
                 self._roster,
                 self._placement,
@@ -220,6 +225,7 @@ class Orchestrator:
                 store,
                 make_circuit=make_circuit,
                 queue=self._replays,
+                historian=self._historian,
             )
         now = self._clock.monotonic()
         for account in self._roster.accounts.values():
@@ -356,6 +362,17 @@ class Orchestrator:
             The reply, or the error for which it failed; None when there is nothing of that id (yet).
         """
         return None if self._replays is None else await self._replays.collect(request_id)
+
+    async def history(self, limit: int = 100, since: float | None = None) -> tuple[PastRequest, ...]:
+        """What became of the requests that ended last, the newest first, over restarts too.
+
+        Without a store nothing is kept. What is kept is bounded: 30 days, 200,000 requests.
+
+        Args:
+            limit: How many at most.
+            since: Only those that ended then or later, in epoch seconds.
+        """
+        return () if self._historian is None else await self._historian.latest(limit, since)
 
     def execute(self, command: Command) -> CommandResult:
         """Carry out an operator's command now; a refusal says why and changes nothing."""

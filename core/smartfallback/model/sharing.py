@@ -159,6 +159,7 @@ class HoldRequest:
         windows: All windows, as in a report.
         lease_s: Seconds after which it is freed if nobody ends it.
         most_running: How many reservations the account may have at once, over all instances.
+        ended: Ids of reservations that have ended, as in a report; ``windows`` count what they spent.
         version: The version of the last reply; 0 before any.
         epoch: The epoch of the last reply; empty before any.
     """
@@ -171,6 +172,7 @@ class HoldRequest:
     most_running: int
     version: int = 0
     epoch: str = ""
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

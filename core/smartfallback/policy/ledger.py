@@ -180,7 +180,7 @@ class AccountLedger(SharedLedger):
         window.epoch = self._epoch
         window.adopted = True
         window.label = _UNKNOWN
-        if self._leased:
+        if self._instance:
             window.ceiling = 0.0
         kept = [w for w in self._windows if not (w.adopted and w.spec.kind is spec.kind and _is_share(w))]
         self._windows = (*kept, window)

@@ -8,7 +8,6 @@ instances have used together (:meth:`SharedLedger.mirror`), and tells what was u
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -41,13 +40,12 @@ class Appetite(NamedTuple):
 class SharedLedger(CountingLedger):
     """What a ledger does where its quota may be shared; costs nothing where it isn't."""
 
-    __slots__ = ("_asked_of", "_bases", "_instance", "_leased", "_mirrored", "_rebased_at", "_widened")
+    __slots__ = ("_asked_of", "_bases", "_instance", "_mirrored", "_rebased_at", "_widened")
 
     def __init__(self, windows: Sequence[WindowSpec], thresholds: QuotaThresholds, *, now: float) -> None:
         super().__init__(windows, thresholds, now=now)
         self._instance = ""
         """This instance's id; empty where nothing is shared."""
-        self._leased = False
         self._mirrored: Mapping[str, SharedWindow] = _NOTHING
         """What the shared store last said, by the window's key."""
         self._asked_of: Mapping[str, SharedWindow] = _NOTHING
@@ -58,18 +56,12 @@ class SharedLedger(CountingLedger):
         self._widened: dict[LedgerWindow, int] = _NO_EPOCHS
         """The windows that go on by a local share, with the epoch that it is for."""
 
-    def share(self, instance: str, *, leased: bool) -> None:
-        """From now on other instances spend the same quota.
-
-        Args:
-            instance: This one's id.
-            leased: Whether slices are leased; else every reservation is asked for elsewhere.
-        """
+    def share(self, instance: str) -> None:
+        """From now on other instances spend the same quota; ``instance`` is this one's id."""
         self._instance = instance
-        self._leased = leased
         self._bases, self._widened = {}, {}
         for window in self._windows:
-            window.ceiling = 0.0 if leased else math.inf
+            window.ceiling = 0.0
 
     @property
     def overdrawn(self) -> bool:
@@ -91,12 +83,15 @@ class SharedLedger(CountingLedger):
             if not window.closed and (amount := window.amount_of(estimate)) > 0
         }
 
-    def reports(self, now: float, wants: Mapping[str, Appetite]) -> tuple[WindowReport, ...]:
+    def reports(
+        self, now: float, wants: Mapping[str, Appetite], held: Mapping[str, float] | None = None
+    ) -> tuple[WindowReport, ...]:
         """This instance's side of all windows that have begun.
 
         Args:
             now: Epoch seconds.
             wants: What it would like to lease beyond what it holds, by key; of others it wants nothing.
+            held: What it holds without having asked for it, by key; by default all that is held.
         """
         self._apply(now)
         return tuple(
@@ -106,7 +101,7 @@ class SharedLedger(CountingLedger):
                 ends_at=window.ends_at,
                 cap=window.cap,
                 spent=window.settled,
-                held=window.held if self._leased else 0.0,
+                held=window.held if held is None else held.get(key, 0.0),
                 want=wants[key].want if key in wants else 0.0,
                 need=wants[key].need if key in wants else 0.0,
                 base=self._base(key, window),
@@ -166,10 +161,7 @@ class SharedLedger(CountingLedger):
                 if theirs.base.label is TruthLabel.MEASURED:
                     window.read_at = None
         window.elsewhere = theirs.elsewhere(me)
-        if self._leased:
-            window.ceiling = max(theirs.ceilings.get(me, 0.0), counted)
-        else:
-            window.ceiling = math.inf
+        window.ceiling = max(theirs.ceilings.get(me, 0.0), counted) + theirs.held.get(me, 0.0)
         self._widened.pop(window, None)
         return before != (window.used, window.ends_at, window.label, window.elsewhere)
 
@@ -182,7 +174,7 @@ class SharedLedger(CountingLedger):
         for window in self._windows:
             if self._widened.get(window) == window.epoch:
                 continue
-            mine = max(window.settled + window.held, window.ceiling if window.ceiling < math.inf else 0.0)
+            mine = max(window.settled + window.held, window.ceiling)
             left = window.cap - window.used - window.elsewhere - (mine - window.settled)
             window.ceiling = mine + max(0.0, left) / max(1, instances)
             self._widened[window] = window.epoch

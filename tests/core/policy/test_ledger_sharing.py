@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,9 +26,9 @@ KEY = "week.tokens.0"
 ME, OTHER = "me#1", "other#1"
 
 
-def ledger(*windows: WindowSpec, leased: bool = True) -> AccountLedger:
+def ledger(*windows: WindowSpec) -> AccountLedger:
     made = AccountLedger(windows or (WEEK,), QuotaThresholds(hard_limit=100), now=NOW)
-    made.share(ME, leased=leased)
+    made.share(ME)
     return made
 
 
@@ -76,12 +75,18 @@ def test_a_leased_ledger_goes_as_far_as_its_ceiling() -> None:
     assert it.overdrawn
 
 
-def test_a_strict_ledger_has_no_ceiling_of_its_own() -> None:
-    it = ledger(leased=False)
-    spend(it, 900)
-    it.mirror({KEY: week(it, spent={ME: 900.0}, held={OTHER: 50.0})}, NOW)
+def test_what_the_store_holds_for_this_instance_may_be_spent_besides_its_slice() -> None:
+    it = ledger()
+    spend(it, 100)
+    it.reserve(QuotaEstimate(50), NOW, lease_s=60)
+    told = week(it, spent={ME: 100.0}, held={ME: 50.0, OTHER: 70.0}, ceilings={ME: 120.0})
+    it.mirror({KEY: told}, NOW)
+    assert it.view(NOW).windows[0].elsewhere == 70
     assert not it.overdrawn
-    assert it.view(NOW).windows[0].elsewhere == 50
+    it.reserve(QuotaEstimate(20), NOW, lease_s=60)
+    assert not it.overdrawn
+    it.reserve(QuotaEstimate(1), NOW, lease_s=60)
+    assert it.overdrawn
 
 
 def test_a_window_that_begins_anew_has_no_slice_and_nobody_elsewhere() -> None:
@@ -183,9 +188,7 @@ def test_reports_carry_holds_and_appetite_when_slices_are_leased() -> None:
     it.reserve(QuotaEstimate(12), NOW, lease_s=60)
     report = it.reports(NOW, {KEY: Appetite(80, 12)})[0]
     assert (report.key, report.held, report.want, report.need, report.cap) == (KEY, 12, 80, 12, 1_000)
-    strict = ledger(leased=False)
-    strict.reserve(QuotaEstimate(12), NOW, lease_s=60)
-    assert strict.reports(NOW, {})[0].held == 0, "the store holds it by itself"
+    assert it.reports(NOW, {}, {KEY: 5.0})[0].held == 5, "the store holds the rest by itself"
 
 
 @settings(deadline=None, max_examples=80)
@@ -210,7 +213,7 @@ def test_with_the_store_lost_all_together_stay_within_the_limit(
     total = 0.0
     for number, name in enumerate(names):
         it = AccountLedger((WEEK,), QuotaThresholds(hard_limit=100), now=NOW)
-        it.share(name, leased=leased)
+        it.share(name)
         if before[number]:
             spend(it, before[number])
         it.mirror({KEY: week(it, spent=spent, ceilings=ceilings if leased else {})}, NOW)
@@ -223,9 +226,8 @@ def test_with_the_store_lost_all_together_stay_within_the_limit(
     assert total <= 1_000
 
 
-@pytest.mark.parametrize("leased", [True, False])
-def test_a_new_window_while_the_store_is_lost_has_a_share_of_its_own(leased: bool) -> None:
-    it = ledger(leased=leased)
+def test_a_new_window_while_the_store_is_lost_has_a_share_of_its_own() -> None:
+    it = ledger()
     it.widen(4)
     later = NOW + 8 * 86_400
     it.roll(later)
@@ -238,7 +240,7 @@ def test_a_new_window_while_the_store_is_lost_has_a_share_of_its_own(leased: boo
 
 def test_an_account_without_limits_is_never_overdrawn() -> None:
     it = AccountLedger((), QuotaThresholds(), now=NOW)
-    it.share(ME, leased=True)
+    it.share(ME)
     it.reserve(QuotaEstimate(1_000_000), NOW, lease_s=60)
     assert not it.overdrawn
     assert it.reports(NOW, {}) == ()

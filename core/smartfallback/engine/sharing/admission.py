@@ -39,6 +39,7 @@ class Admission:
         self._leased = quota.leased
         self._probes_begun = 0
         self._holds: dict[Reservation, str] = {}
+        self._unasked: set[Reservation] = set()
         self._probes: dict[Permit, tuple[Circuit, str]] = {}
         self.dropped: list[tuple[Circuit, str]] = []
         """Probes that have ended here and whose places are to be given back."""
@@ -73,6 +74,9 @@ class Admission:
         name = self._holds.pop(grant.reservation, None) if self._holds else None
         if name is not None:
             self._quota.ended(grant.account, name)
+        if self._unasked and grant.reservation in self._unasked:
+            self._unasked.remove(grant.reservation)
+            self._quota.went_without(grant)
         if self._probes:
             for permit in (grant.permit, grant.provider_permit, grant.model_permit):
                 probe = None if permit is None else self._probes.pop(permit, None)
@@ -94,10 +98,9 @@ class Admission:
                 await self._quota.restored(account)
             name, reply = await self._quota.reserve(grant, timeout_s)
         if reply is None or reply.lost:
-            ledger = ledger_of(account)
-            ledger.widen(self._quota.instances)
-            if ledger.overdrawn:
+            if not self._quota.go_without(grant):
                 return self._skip(grant, "its share of the quota is used up while the others can't be asked")
+            self._unasked.add(grant.reservation)
             return None
         if reply.granted:
             self._holds[grant.reservation] = name

@@ -26,6 +26,7 @@ from smartfallback.model.sharing import (
     WindowReport,
 )
 from smartfallback.policy.ledger import AccountLedger
+from smartfallback.policy.ledger_sharing import Appetite
 from smartfallback.state.shared import SharedStore, StoreLostError
 
 LEASE_S: Final = 10.0
@@ -49,7 +50,7 @@ _MOST_ENDED: Final = 1_000
 class _Standing:
     """What is known of one account's exchange with the store."""
 
-    __slots__ = ("demand", "ended", "epoch", "exchanged_at", "leases", "lost", "version", "windows")
+    __slots__ = ("demand", "ended", "epoch", "exchanged_at", "lost", "unasked", "version", "windows")
 
     def __init__(self) -> None:
         self.windows: Mapping[str, SharedWindow] = {}
@@ -58,8 +59,9 @@ class _Standing:
         self.ended: dict[str, None] = {}
         self.demand = Demand()
         self.exchanged_at = -math.inf
-        self.leases = False
         self.lost = False
+        self.unasked: dict[str, float] = {}
+        """What runs here without a reservation in the store (strict), by key of the window."""
 
 
 class QuotaShare:
@@ -107,7 +109,7 @@ class QuotaShare:
         self.instances = 1
         """How many instances there are, as far as is known."""
         for account in self._accounts:
-            ledger_of(account).share(instance, leased=self.leased)
+            ledger_of(account).share(instance)
 
     @property
     def unsent(self) -> int:
@@ -167,16 +169,20 @@ class QuotaShare:
         ledger = ledger_of(account)
         self._holds += 1
         name = f"{self._instance}:{self._holds}"
-        windows = (*ledger.reports(self._clock.time(), {}), self._slots(account, standing, strict=True))
+        amounts = ledger.amounts(grant.estimate)
+        standing.demand.expect(amounts)
+        ended = tuple(standing.ended)[:_MOST_ENDED]
+        windows = self._windows(account, standing, {})
         hold = HoldRequest(
             id=name,
             account=account.id,
-            amounts={**ledger.amounts(grant.estimate), SLOTS: 1.0},
+            amounts={**amounts, SLOTS: 1.0},
             windows=windows,
             lease_s=lease_s + HOLD_SLACK_S,
             most_running=account.spec.max_concurrency,
             version=standing.version,
             epoch=standing.epoch,
+            ended=ended,
         )
         try:
             reply = await self._store.reserve(self._instance, hold)
@@ -186,8 +192,43 @@ class QuotaShare:
         except BaseException:
             self.ended(account, name)
             raise
+        if not reply.lost:
+            for each in ended:
+                standing.ended.pop(each, None)
         self._take_over(account, standing, reply)
         return name, reply
+
+    def go_without(self, grant: Grant) -> bool:
+        """Let ``grant`` run without a reservation in the store, which can't be asked (strict).
+
+        It spends from the slice that is leased for this, or else from this instance's share of what was
+        left when the store was heard last.
+
+        Returns:
+            Whether it may; then :meth:`went_without` is due at its end.
+        """
+        ledger = ledger_of(grant.account)
+        if ledger.overdrawn:
+            ledger.widen(self.instances)
+        if ledger.overdrawn:
+            return False
+        self._count_unasked(grant, 1.0)
+        return True
+
+    def went_without(self, grant: Grant) -> None:
+        """The attempt of ``grant`` has ended, which had no reservation in the store."""
+        self._count_unasked(grant, -1.0)
+
+    def _count_unasked(self, grant: Grant, sign: float) -> None:
+        unasked = self._standing(grant.account).unasked
+        amounts = {**ledger_of(grant.account).amounts(grant.estimate), SLOTS: 1.0}
+        for key, amount in amounts.items():
+            left = unasked.get(key, 0.0) + sign * amount
+            if left > 1e-9:
+                unasked[key] = left
+            else:
+                unasked.pop(key, None)
+        self._dirty[grant.account] = None
 
     async def restored(self, account: AccountRuntime) -> None:
         """Wait for a moment until the store has been told again what it has lost of the account."""
@@ -306,11 +347,10 @@ class QuotaShare:
     def _report(
         self, account: AccountRuntime, standing: _Standing, ended: tuple[str, ...], leaving: bool
     ) -> AccountReport:
-        now, ledger = self._clock.time(), ledger_of(account)
         wants = {}
-        if self.leased and not leaving:
-            wants = standing.demand.wants(ledger.spent(), self._clock.monotonic())
-        windows = (*ledger.reports(now, wants), self._slots(account, standing, strict=not self.leased))
+        if not leaving:
+            wants = standing.demand.wants(ledger_of(account).spent(), self._clock.monotonic())
+        windows = self._windows(account, standing, wants)
         return AccountReport(
             account=account.id,
             windows=windows,
@@ -321,16 +361,27 @@ class QuotaShare:
             also=ledger.not_begun,
         )
 
-    def _slots(self, account: AccountRuntime, standing: _Standing, *, strict: bool) -> WindowReport:
-        """Concurrency as a window that never ends and in which nothing is ever spent."""
+    def _windows(
+        self, account: AccountRuntime, standing: _Standing, wants: Mapping[str, Appetite]
+    ) -> tuple[WindowReport, ...]:
+        """This instance's side of all windows, and of concurrency: a window that never ends.
+
+        In strict mode what is held is known to the store; slices are only for when it can't be asked.
+        """
+        now, ledger = self._clock.time(), ledger_of(account)
         most, running = account.spec.max_concurrency, account.in_flight
-        want = need = 0.0
-        if not strict:
-            line = self._line() if running >= account.slots else 0
-            want, need = standing.demand.wanted_slots(
-                running, most, self.instances, line=line, now=self._clock.monotonic()
-            )
-        return WindowReport(SLOTS, 0.0, math.inf, most, 0.0, 0.0 if strict else running, want, need)
+        if not self.leased:
+            unasked = standing.unasked
+            slots = WindowReport(SLOTS, 0.0, math.inf, most, 0.0, unasked.get(SLOTS, 0.0))
+            return (*ledger.reports(now, wants, unasked), slots)
+        line = self._line() if running >= account.slots else 0
+        want, need = standing.demand.wanted_slots(
+            running, most, self.instances, line=line, now=self._clock.monotonic()
+        )
+        return (
+            *ledger.reports(now, wants),
+            WindowReport(SLOTS, 0.0, math.inf, most, 0.0, running, want, need),
+        )
 
     def _take_over(self, account: AccountRuntime, standing: _Standing, reply: QuotaReply) -> None:
         if reply.lost:
@@ -343,8 +394,7 @@ class QuotaShare:
         now = self._clock.monotonic()
         standing.exchanged_at = now
         changed = ledger_of(account).mirror(reply.windows, self._clock.time())
-        leases = self.leased and any(self._instance in each.ceilings for each in reply.windows.values())
-        if leases:
+        if any(self._instance in each.ceilings for each in reply.windows.values()):
             self._leasing[account] = None
         else:
             self._leasing.pop(account, None)

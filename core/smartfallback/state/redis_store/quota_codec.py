@@ -72,6 +72,7 @@ def encode_hold(instance: str, hold: HoldRequest, turn: Turn) -> str:
     document["id"] = hold.id
     document["amounts"] = {key: _amount(amount) for key, amount in hold.amounts.items()}
     document["most"] = hold.most_running
+    document["ended"] = list(hold.ended)
     return json.dumps(document, allow_nan=False, separators=(",", ":"))
 
 
@@ -206,10 +207,13 @@ def _amounts(fields: Fields, name: str) -> Mapping[str, float]:
 
 
 def _words(why: Fields) -> str:
-    code = why.text("code")
+    code, key = why.text("code"), why.text("key")
+    if code in ("ended", "rolled"):
+        return code
+    if code == "unknown":
+        return f"{key}: no such window"
     if code != "full":
-        return f"{why.text('key')}: no such window" if code == "unknown" else code
-    key = why.text("key")
+        raise ValueError("it was refused for no known reason")
     used, leased, held, asked, cap = (
         _number(why.number(name)) for name in ("used", "leased", "held", "asked", "cap")
     )

@@ -200,7 +200,7 @@ local function open()
   end
   local found = redis.call('HMGET', WINDOWS, unpack(keys))
   version = tonumber(found[1] or '')
-  version = is_number(version) and math.floor(version) or 0
+  version = is_number(version) and math.max(0, math.floor(version)) or 0
   epoch = found[2]
   heard = heard_of(found[3])
   for place = 4, #keys do

@@ -29,8 +29,9 @@ local function lease_to(name)
 end
 
 -- Merges what the reporter remembers of a window into what is stored, if that is the same one. A number
--- of which two copies are there is the larger one: each only grows.
-local function mend(key, told, revived)
+-- of which two copies are there is the larger one: each only grows. What is remembered of others' slices
+-- and charges holds unless they have spoken since. A slice without a lease gets one below.
+local function mend(key, told)
   if told.e > 0 and now >= told.e then
     return
   end
@@ -58,23 +59,22 @@ local function mend(key, told, revived)
   if base then
     rest_on(window, base)
   end
-  for _, levels in ipairs({told.l, told.x}) do
-    for name, level in pairs(levels) do
-      if levels == told.x then
-        level = level + (told.c[name] or 0)
-      end
-      local unseen = level - (window.c[name] or 0)
-      local silent = not running[name] or revived[name]
-      if name ~= me and unseen > 0 and silent and not has_spoken(name) then
-        if levels == told.x then
-          window.x[name] = math.max(window.x[name] or 0, unseen)
-          window.t = math.max(window.t, math.min(now, request.seen))
-        elseif not window.x[name] then
-          -- It may still spend this: until it speaks, or has had time enough to.
-          window.l[name] = level
-          revived[name] = true
-          lease_to(name)
-        end
+  for name, amount in pairs(told.x) do
+    local unseen = amount + (told.c[name] or 0) - (window.c[name] or 0)
+    if name ~= me and unseen > 0 and not has_spoken(name) then
+      window.l[name] = nil
+      window.x[name] = math.max(window.x[name] or 0, unseen)
+      window.t = math.max(window.t, math.min(now, request.seen))
+    end
+  end
+  for name, ceiling in pairs(told.l) do
+    local unseen = ceiling - (window.c[name] or 0)
+    if name ~= me and unseen > 0 and not has_spoken(name) then
+      if window.x[name] then
+        window.x[name] = math.max(window.x[name], unseen)
+      else
+        -- It may still spend this: until it speaks, or has had time enough to.
+        window.l[name] = math.max(window.l[name] or 0, ceiling)
       end
     end
   end
@@ -90,9 +90,8 @@ local function restore()
   if #keys > 0 then
     load(keys)
   end
-  local revived = {}
   for key, told in pairs(request.restore) do
-    mend(key, told, revived)
+    mend(key, told)
   end
   -- Others have to hear that it was lost, but not of this mending.
   if version < request.version then
@@ -156,12 +155,19 @@ return guarded(function()
   end
   lapse()
   purge()
-  redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', now)
   if request.restore then
     restore()
   end
   drop_holds(request.ended)
   forget_later(request.ended)
+
+  for _, window in pairs(stored) do
+    for name in pairs(window.l) do
+      if name ~= me and not running[name] then
+        lease_to(name) -- else its slice would never end
+      end
+    end
+  end
 
   -- A report that comes after a later one says nothing of what is wanted now.
   late = heard ~= nil and request.turn <= heard.number
@@ -181,13 +187,6 @@ return guarded(function()
       window.l[me] = nil
     end
   end
-  for _, window in pairs(stored) do
-    for name in pairs(window.l) do
-      if name ~= me and not running[name] then
-        lease_to(name) -- its lease was lost, and would never end
-      end
-    end
-  end
   if not late then
     local stands = has_slice()
     if not stands and running[me] then
@@ -200,7 +199,8 @@ return guarded(function()
       redis.call('ZREM', LEASES, me)
     end
   end
-  save(not late)
+  save(not late) -- a full server refuses this one, as long as nothing was written before it
+  redis.call('ZREMRANGEBYSCORE', ENDED, '-inf', now)
   if version % SWEPT_EACH == 0 then
     sweep()
   end

@@ -1,7 +1,7 @@
 -- Makes one reservation: in all windows of an account and in its concurrency, or in none. It may come
 -- twice, or after its end was reported. A refused one leaves no trace.
 --
--- Request  {me, turn, told, seen, version, epoch, nonce, lease, windows, id, amounts, most}
+-- Request  {me, turn, told, seen, version, epoch, nonce, lease, windows, id, amounts, most, ended}
 -- Reply    {at, version, epoch, granted, why, windows} or {…, lost: 1}
 --          why: {code} and, where code is "full": {code, key, used, held, leased, asked, cap}
 
@@ -31,6 +31,18 @@ return guarded(function()
   end
   lapse()
   purge()
+  if #request.ended > 0 then
+    -- What they have spent is counted in the same moment in which they hold nothing any more.
+    for _, told in ipairs(request.windows) do
+      local window, which = place(told)
+      if which == 'same' then
+        take_in(window, told, false)
+      end
+    end
+    drop_holds(request.ended)
+    forget_later(request.ended)
+    changed = true
+  end
   if changed then
     save()
   end
@@ -41,7 +53,7 @@ return guarded(function()
   end
   redis.call('HGET', AMOUNTS, request.id) -- fails before anything is written, should it be no hash
 
-  local caps, windows = {}, {}
+  local caps, windows, unasked = {}, {}, {}
   for _, told in ipairs(request.windows) do
     local window, which = place(told)
     if which == 'rolled' then
@@ -49,7 +61,7 @@ return guarded(function()
     elseif which == 'same' then
       take_in(window, told, false)
     end
-    caps[told.k], windows[told.k] = told.p, window
+    caps[told.k], windows[told.k], unasked[told.k] = told.p, window, told.h
   end
   local slots = stored[SLOTS]
   if holds + (slots and leased(slots) or 0) + 1 > request.most then
@@ -63,10 +75,17 @@ return guarded(function()
     end
     local before = used(window) + held(key, window)
     local most = cap + cap * ROUNDING
-    if amount < 0 or before >= cap or before + leased(window) + amount > most then
+    -- Its own slice makes way, but for what runs on it without having been asked for.
+    local taken = before + leased(window, me) + unasked[key] + amount
+    if amount < 0 or before >= cap or taken > most then
       return refused(full(key, window, amount, cap))
     end
     parts[key] = {window.s, amount}
+    local spent, slice = window.c[me] or 0, leased(window) - leased(window, me)
+    if slice > unasked[key] then
+      local ceiling = spent + unasked[key] + math.max(0, math.min(slice - unasked[key], cap - taken))
+      window.l[me] = ceiling > spent and ceiling or nil
+    end
   end
 
   for key, part in pairs(parts) do
