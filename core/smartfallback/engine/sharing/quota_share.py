@@ -358,7 +358,7 @@ class QuotaShare:
             version=standing.version,
             epoch=standing.epoch,
             restore=standing.windows if standing.lost else None,
-            also=ledger.not_begun,
+            also=ledger_of(account).not_begun,
         )
 
     def _windows(
