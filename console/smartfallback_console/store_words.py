@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from smartfallback import SharingMode, StoreKind
@@ -95,6 +97,14 @@ def meaning(view: StoreView) -> str:
         "may pass a limit, and what is drained, opened or rested here is not seen elsewhere. All of it is "
         "merged on its return."
     )
+
+
+def shown_place(view: StoreView) -> str:
+    """Where it is; a file below the user's home with ``~``."""
+    if view.kind is StoreKind.SQLITE:
+        with contextlib.suppress(ValueError, RuntimeError):
+            return f"~/{PurePath(view.place).relative_to(Path.home())}"
+    return view.place
 
 
 def silent_s(instance: InstanceView, view: StoreView, now: float) -> float | None:

@@ -40,6 +40,20 @@ def test_a_configuration_that_is_not_there_is_said(
     assert "none.toml" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", [["--demo", "--redis-url"], ["--redis-urll"]])
+def test_an_address_that_cannot_be_used_is_told_without_its_password(
+    how: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = run([*how, "redis://:pa55word-of-the-store@h:0"])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == EXIT_CONFIGURATION
+    error = capsys.readouterr().err
+    assert "--redis-url" in error
+    assert "pa55word" not in error
+
+
 START = "from smartfallback_console.main import main; main(['--demo'])"
 CRASH = f"""
 from smartfallback_console.screens.dashboard import Dashboard

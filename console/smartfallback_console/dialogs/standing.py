@@ -19,7 +19,7 @@ from smartfallback_console.formatting import (
 )
 from smartfallback_console.store_words import SILENT, instance_state, silent_s
 from smartfallback_console.usable import shut, usable
-from smartfallback_console.widgets.account_lines import CIRCUIT_SIGNS
+from smartfallback_console.widgets.account_lines import CIRCUIT_SIGNS, elsewhere_percent
 from smartfallback_console.widgets.recovery import DONE, words
 
 if TYPE_CHECKING:
@@ -233,13 +233,16 @@ def _window(window: WindowView, now: float, *, binds: bool, tone: str) -> list[l
     if window.limit and window.unit.value != "fraction":
         amounts = f" · {count(window.used)} of {count(window.limit)} {window.unit.value}"
     held = f", {count(window.held)} held" if window.held else ""
-    held += f", {count(window.elsewhere)} held or leased elsewhere" if window.elsewhere else ""
     source = SOURCES.get(window.label.value, window.label.value)
     read = "" if window.read_at is None else f", {age(now - window.read_at)} ago"
     reset = ""
     if window.resets_at is not None:
         reset = f" · resets in {duration(window.resets_at - now)}"
-    return [[*left, *bar, (amounts + held, DIM)], [(" " * 10 + source + read + reset, DIM)]]
+    lines = [[*left, *bar, (amounts + held, DIM)], [(" " * 10 + source + read + reset, DIM)]]
+    if window.elsewhere:
+        share = f"{count(window.elsewhere)} {window.unit.value}, {percent(elsewhere_percent(window))},"
+        lines.append([(" " * 10 + f"┅ {share} held or leased by other instances", "$secondary")])
+    return lines
 
 
 def _forecast(quota: QuotaView, now: float) -> list[Piece]:

@@ -19,6 +19,7 @@ from smartfallback_console.store_words import (
     PLACES,
     instance_state,
     meaning,
+    shown_place,
     silent_s,
     standing,
     trouble_word,
@@ -116,7 +117,7 @@ def store_lines(snapshot: Snapshot | None, width: int, ink: Ink) -> list[Line]:
         put("unsent", f"{count(view.unsent)} {wait} to be sent", tone)
     put("kept", f"{view.kind.value}: {PLACES[view.kind]}", ink.text)
     if view.place:
-        put("place", view.place, ink.text)
+        put("place", shown_place(view), ink.text)
     if view.mode is not None:
         put("mode", f"{view.mode.value}: {MODES[view.mode]}", ink.text)
     return lines
