@@ -112,6 +112,8 @@ class WindowReport:
         want: How much it would like to lease beyond ``spent`` and ``held``; 0 gives its slice back.
         need: The least that would be of use to it, where ``want`` is above 0.
         base: What it heard of the window's count; None for nothing new.
+        keeps: The ceiling that it goes by until it has the reply; the reply's is no lower, since it may
+            be spent by then.
     """
 
     key: str
@@ -123,6 +125,7 @@ class WindowReport:
     want: float = 0.0
     need: float = 0.0
     base: CountBase | None = None
+    keeps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
