@@ -80,6 +80,7 @@ from smartfallback.model.events import (
     StateNotice,
     StrategyChanged,
 )
+from smartfallback.model.history import Ending, PastAttempt, PastRequest
 from smartfallback.model.outcomes import (
     AttemptRecord,
     AttemptResult,
@@ -207,6 +208,7 @@ if TYPE_CHECKING:
         StepView,
     )
     from smartfallback.state.base import StateStore
+    from smartfallback.state.memory import MemoryStateStore
     from smartfallback.state.redis_store.store import RedisSharedStore
     from smartfallback.state.shared import SharedStore
     from smartfallback.state.sqlite import SqliteStateStore
@@ -236,6 +238,7 @@ _LAZY = {
     "KeyRevoked": "smartfallback.simulation.faults",
     "Latency": "smartfallback.simulation.faults",
     "LoadedConfig": "smartfallback.config",
+    "MemoryStateStore": "smartfallback.state.memory",
     "Orchestrator": "smartfallback.engine.orchestrator",
     "OverloadInStream": "smartfallback.simulation.faults",
     "QuotaWall": "smartfallback.simulation.faults",
@@ -343,6 +346,7 @@ __all__ = [
     "DropQueued",
     "EmptyAnswer",
     "Enable",
+    "Ending",
     "ErrorCategory",
     "Event",
     "Failure",
@@ -360,6 +364,7 @@ __all__ = [
     "Latency",
     "LatencyView",
     "LoadedConfig",
+    "MemoryStateStore",
     "Message",
     "NextStep",
     "OnBreak",
@@ -367,6 +372,8 @@ __all__ = [
     "Orchestrator",
     "Origin",
     "OverloadInStream",
+    "PastAttempt",
+    "PastRequest",
     "PoolSpec",
     "PoolView",
     "Price",

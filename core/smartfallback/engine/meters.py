@@ -28,7 +28,7 @@ FAIRNESS_POINTS = 120
 FAIRNESS_STEP_S = 15.0
 _FAIRNESS_CACHE_S = 1.0
 _MOST_REPLAYED = 100
-"""Of pools with more accounts the fairness over time begins anew after a restart, so that it takes no time."""
+"""Of pools with more accounts the fairness over time begins anew after a restart: it would take too long."""
 MOST_RUNNING = 100_000
 """So many requests are followed at once; beyond, the oldest no longer counts as running."""
 

@@ -155,12 +155,12 @@ class Persistence:
                 accounts[account.id] = self._states.captured(account, offset)
                 if count % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-            ties = await self._ties.changes()
         except BaseException:
             # Who is interrupted has handed nothing to the store yet.
             self._placement.changed |= changed
             raise
-        await self._store.save(SystemState(accounts, self._changed_providers(offset), ties))
+        providers, ties = self._changed_providers(offset), self._ties.changes()
+        await self._store.save(SystemState(accounts, providers, ties))
 
     def _changed_providers(self, offset: float) -> dict[str, CircuitRecord | None]:
         changed: dict[str, CircuitRecord | None] = {}

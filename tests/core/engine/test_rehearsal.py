@@ -44,6 +44,7 @@ from smartfallback import (
     WindowKind,
     WindowSpec,
 )
+from smartfallback.model.history import PastRequest
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.quota import QuotaReading, WindowReading
 from smartfallback.model.sharing import StoreView
@@ -80,6 +81,12 @@ class MemoryStore:
 
     async def collect_outcome(self, request_id: str) -> KeptOutcome | None:
         return None
+
+    async def keep_history(self, ended: object) -> bool:
+        return True
+
+    async def history(self, limit: int, since: float | None = None) -> tuple[PastRequest, ...]:
+        return ()
 
     def take_notices(self) -> tuple[str, ...]:
         return ()

@@ -26,6 +26,7 @@ from smartfallback import (
     SqliteStateStore,
     SystemSpec,
 )
+from smartfallback.model.history import PastRequest
 from smartfallback.model.queueing import KeptOutcome, QueueNews, QueueState
 from smartfallback.model.sharing import StoreView
 from smartfallback.model.state import SystemState
@@ -227,6 +228,12 @@ class SlowStore:
         self.asked.set()
         await self.go_on.wait()
         return self.kept.pop() if self.kept else None
+
+    async def keep_history(self, ended: object) -> bool:
+        return True
+
+    async def history(self, limit: int, since: float | None = None) -> tuple[PastRequest, ...]:
+        return ()
 
     def take_notices(self) -> tuple[str, ...]:
         return ()
