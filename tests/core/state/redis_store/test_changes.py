@@ -14,7 +14,7 @@ from smartfallback.state.redis_store.keys import Keys
 from support.fan_out import fan_out_times
 from support.redis_links import link_to
 from support.redis_proxy import TcpProxy
-from support.redis_servers import RedisCluster, RedisServer, free_port
+from support.redis_servers import RedisServer, free_port
 
 KEYS = Keys()
 GAP = Change("")
@@ -317,17 +317,6 @@ async def settled(condition):
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - no server tells when a connection ends
             await asyncio.sleep(0.005)
-
-
-async def test_in_a_cluster():
-    with RedisCluster() as cluster:
-        async with following(cluster) as (link, changes):
-            assert await following_one(changes) == GAP
-            await tell(link, "account:a", "account:b", "account:c")
-            seen = [await following_one(changes) for _ in range(3)]
-            assert {change.subject for change in seen} == {"account:a", "account:b", "account:c"}
-            cluster.owner(KEYS.changes).command("DEL", KEYS.changes)
-            assert await following_one(changes) == GAP
 
 
 async def test_each_fact_that_one_process_writes_reaches_another(server, record_property):

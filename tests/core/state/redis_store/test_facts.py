@@ -14,7 +14,7 @@ from smartfallback.state.redis_store.facts import MOST_HINTS, MOST_NAMES, MOST_V
 from smartfallback.state.redis_store.keys import Keys
 from smartfallback.state.shared import StoreLostError
 from support.redis_links import link_at_time, link_to
-from support.redis_servers import RedisCluster, RedisServer
+from support.redis_servers import RedisServer
 
 AG = "account:ag-1"
 KEYS = Keys()
@@ -377,18 +377,3 @@ async def test_a_lost_store_is_told_and_what_was_told_again_arrives():
             assert await facts.read([AG]) == {AG: {}}
             await facts.write([latest("after", 2.0)])
             assert json.loads((await facts.read([AG]))[AG]["admin"].value) == "after"
-
-
-async def test_in_a_cluster():
-    with RedisCluster() as cluster:
-        async with link_to(cluster) as link:
-            facts = Facts(link, KEYS)
-            subjects = [f"account:{number}" for number in range(200)]
-            told = [latest(subject, 1.0, subject=subject) for subject in subjects]
-            assert await facts.write(told) == [write.fact for write in told]
-            for _ in range(2):
-                found = await facts.read(subjects)
-                assert [json.loads(found[subject]["admin"].value) for subject in subjects] == subjects
-            owners = {cluster.owner(KEYS.facts(subject)) for subject in subjects}
-            assert len(owners) == 3
-            assert cluster.owner(KEYS.changes).command("XLEN", KEYS.changes) == 1

@@ -17,7 +17,7 @@ from smartfallback.state.redis_store.keys import Keys
 from smartfallback.state.redis_store.probes import Probes
 from smartfallback.state.shared import StoreLostError
 from support.redis_links import link_at_time, link_to
-from support.redis_servers import RedisCluster, RedisServer
+from support.redis_servers import RedisServer
 
 TESTS = Path(__file__).parents[3]
 TARGET = CircuitTarget(CircuitScope.ACCOUNT, "ag-1")
@@ -212,18 +212,6 @@ def test_four_processes_with_fifty_callers_each_get_exactly_as_many_places_as_th
             process.wait()
             process.stdin.close()
             process.stdout.close()
-
-
-async def test_in_a_cluster():
-    with RedisCluster() as cluster:
-        async with link_to(cluster) as link:
-            probes = Probes(link, Keys())
-            for number in range(12):
-                target = CircuitTarget(CircuitScope.MODEL, f"ag-{number}/gemini")
-                replies = [await probes.take(target, name, at_once=1, lease_s=60) for name in "ab"]
-                assert [reply.granted for reply in replies] == [True, False]
-                await probes.drop(target, "a")
-                assert (await probes.take(target, "c", at_once=1, lease_s=60)).granted
 
 
 class Model:
