@@ -25,6 +25,9 @@ Command: TypeAlias = Sequence[Part]
 
 _DIRECT_BYTES: Final = 16 * 1024
 """What a transport takes at once, whatever the network does: it pauses above 64 KiB."""
+_HELD_UP: Final = 0.2
+"""A loop that is late by more of a limit was held up itself, and takes that much longer to look."""
+_MOST_TURNS: Final = 4
 _MOST_WAITING: Final = 4096
 """A backstop: a server that answers nothing is found out long before."""
 
@@ -44,18 +47,65 @@ class OverdueError(Exception):
 class _Batch:
     """Commands that were sent together and the caller that waits for their replies."""
 
-    __slots__ = ("answered", "count", "replies", "urgent")
+    __slots__ = ("answered", "count", "replies", "sent_at", "urgent")
 
     def __init__(self, count: int, answered: asyncio.Future[Exception | None], *, urgent: bool) -> None:
         self.count = count
         self.answered = answered
         self.urgent = urgent
         self.replies: list[Any] = []
+        self.sent_at: float | None = None
 
     def end(self, error: Exception | None = None) -> None:
         if not self.answered.done():
             # An exception that nobody fetches any more would be reported as lost, so it is a result.
             self.answered.set_result(error)
+
+
+class _Timer:
+    """Calls ``then`` unless the server answers within ``limit_s`` of when it was asked.
+
+    What a busy loop takes is not the server's: a command counts from when it was written, and a loop
+    that comes late to the timer first reads what has come meanwhile.
+    """
+
+    __slots__ = ("_batch", "_due", "_handle", "_limit_s", "_loop", "_then", "_turns")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, batch: _Batch, limit_s: float, then: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._batch = batch
+        self._limit_s = limit_s
+        self._then = then
+        self._turns = _MOST_TURNS
+        self._due = 0.0
+        self._handle: asyncio.Handle
+        self._set(limit_s)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _set(self, after_s: float) -> None:
+        self._due = self._loop.time() + after_s
+        self._handle = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        # The timer and the reply may be due in one turn of the loop: the reply goes first.
+        self._handle = self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        batch, now = self._batch, self._loop.time()
+        if batch.answered.done():
+            return
+        self._turns -= 1
+        waited = 0.0 if batch.sent_at is None else now - batch.sent_at
+        if self._turns and waited < self._limit_s:
+            self._set(self._limit_s - waited)
+        elif self._turns and now - self._due > self._limit_s * _HELD_UP:
+            self._set(self._limit_s * _HELD_UP)
+        else:
+            self._then()
 
 
 class Line:
@@ -75,7 +125,7 @@ class Line:
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._waiting: deque[_Batch] = deque()
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[tuple[_Batch, bytes]] = deque()
         self._more = asyncio.Event()
         self._ended: Trouble | None = None
         self._tasks = (
@@ -116,19 +166,20 @@ class Line:
             raise OverdueError
         batch = _Batch(len(commands), self._loop.create_future(), urgent=urgent)
         packed = self._pack(commands)
-        timers = [self._loop.call_later(limit_s, self._look, batch, lambda: batch.end(OverdueError()))]
+        timers = [_Timer(self._loop, batch, limit_s, lambda: batch.end(OverdueError()))]
         if on_late is not None:
-            timers.append(self._loop.call_later(late_s, self._look, batch, on_late))
+            timers.append(_Timer(self._loop, batch, late_s, on_late))
         at_once = not self._waiting and not self._unsent and sum(map(len, packed)) <= _DIRECT_BYTES
         self._waiting.append(batch)
         try:
             if at_once:
+                batch.sent_at = self._loop.time()
                 try:
                     await self._connection.send_packed_command(packed, check_health=False)
                 except (RedisError, OSError) as error:
                     self._end(describe(error))
             else:
-                self._unsent.extend(packed)
+                self._unsent.extend((batch, piece) for piece in packed)
                 self._more.set()
             failure = await batch.answered
         finally:
@@ -165,14 +216,6 @@ class Line:
             return pack(*commands[0])
         return self._connection.pack_commands(commands)
 
-    def _look(self, batch: _Batch, then: Callable[[], None]) -> None:
-        # A loop that was held up finds the timer and the reply due in one turn: the reply goes first.
-        self._loop.call_soon(self._look_again, batch, then)
-
-    def _look_again(self, batch: _Batch, then: Callable[[], None]) -> None:
-        if not batch.answered.done():
-            then()
-
     async def _read(self) -> None:
         try:
             while True:
@@ -199,11 +242,13 @@ class Line:
             await self._more.wait()
             self._more.clear()
             while self._unsent:
-                pieces = [self._unsent.popleft()]
-                size = len(pieces[0])
+                pieces: list[bytes] = []
+                size, now = 0, self._loop.time()
                 while self._unsent and size < _DIRECT_BYTES:
-                    pieces.append(self._unsent.popleft())
-                    size += len(pieces[-1])
+                    batch, piece = self._unsent.popleft()
+                    batch.sent_at = now
+                    pieces.append(piece)
+                    size += len(piece)
                 try:
                     await self._connection.send_packed_command(pieces, check_health=False)
                 except (RedisError, OSError) as error:
