@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from smartfallback_console.bridge import Source
     from smartfallback_console.chat.pane import ChatPane
 
-CHOICE_CELLS = 30
+CHOICE_CELLS = 28
 """Of a title in the list that is opened by key."""
 BUSY = "An answer is on its way: esc stops it, then this can be done."
 

@@ -136,7 +136,7 @@ class SessionList(Widget):
         return content(
             [
                 Piece(sign, "bold $accent"),
-                Piece(title, "bold" if here else ""),
+                Piece(title, "bold" if here else "$foreground"),
                 Piece(f"  {told}" if told else "", MUTED),
             ]
         )

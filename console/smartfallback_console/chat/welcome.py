@@ -48,14 +48,14 @@ def welcome(snapshot: Snapshot | None, *, read_only: bool, last: ChatSession | N
                 ]
             )
         )
-    if not read_only:
-        lines.append(Content(""))
-        lines += _table(KEYS[:2])
-        lines += _table((("/", "commands: /pin, /sessions, /retry …"), *KEYS[3:5]))
     if last is not None:
         way = "C opens it" if read_only else "/open 1"
         title = fit(clean(last.title), TITLE_CELLS).rstrip()
-        lines += [Content(""), content([Piece(f"last session: {title} · ", MUTED), Piece(way, "$accent")])]
+        lines.append(content([Piece(f"last session: {title} ·", MUTED), Piece(f" {way}", "$accent")]))
+    if not read_only:
+        lines.append(Content(""))
+        lines += _table(KEYS[:2])
+        lines += _table((("/", "commands: /sessions, /pin …"), *KEYS[3:5]))
     return Content("\n").join(lines)
 
 

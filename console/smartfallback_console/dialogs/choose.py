@@ -12,7 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from smartfallback_console.formatting import clean
+from smartfallback_console.formatting import cell_len, clean, fit
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -61,12 +61,12 @@ class ChooseDialog(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         """The list."""
-        widest = max((len(value) for value, _ in self._choices), default=0)
+        widest = max((cell_len(clean(value)) for value, _ in self._choices), default=0)
         options = [
             Option(
                 Content.assemble(
                     "● " if value == self._current else "  ",
-                    (clean(value).ljust(widest + 2), "bold"),
+                    (fit(value, widest + 2), "bold"),
                     clean(meaning),
                 ),
                 id=str(index),
