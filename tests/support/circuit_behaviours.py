@@ -555,6 +555,8 @@ BEHAVIOURS = [
                 "test_the_eight_accounts_of_a_provider_come_back_together_step_by_step",
                 "test_an_account_alone_is_never_refused_for_its_ramp",
                 "test_a_circuit_closed_by_hand_has_no_ramp",
+                "test_an_account_that_was_open_because_of_other_instances_comes_back_step_by_step",
+                "test_a_suspicion_that_proves_wrong_costs_no_step_of_the_way",
             )
         },
     ),

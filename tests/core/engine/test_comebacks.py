@@ -282,3 +282,34 @@ async def test_the_end_of_a_stated_rest_is_one_test_and_no_burst(start, upstream
     accounts = sorted(reply.account for reply in await asyncio.gather(*callers))
     assert accounts == ["a-1"] + ["b-1"] * 7
     assert (await orchestrator.chat(ask())).account == "a-1", "the test that passed is all it takes"
+
+
+async def test_an_account_that_was_open_because_of_other_instances_comes_back_step_by_step(
+    start, upstream, clock
+):
+    shared = pool("main", "a-1", "a-2", strategy=Strategy.ROUND_ROBIN)
+    orchestrator = await start(system(shared))
+    await traffic(orchestrator, clock, 240, 2.0)
+    circuit = orchestrator._roster.circuit(account("a-1"))
+    circuit.adopt_open(clock.monotonic() + 60.0, "seen by worker-2", clock.monotonic())
+    assert set(await traffic(orchestrator, clock, 30, 2.0)) == {"a-2"}
+    circuit.adopt_closed("worker-3: 1 probe succeeded", clock.monotonic())
+    counts = steps_of(await traffic(orchestrator, clock, RAMP_S, 2.0), {"a-1"}, 2.0)
+    assert counts[0] <= 1
+    assert counts[1:] == sorted(counts[1:])
+    assert counts[-1] >= 9
+
+
+@pytest.mark.parametrize("cleared", ["here", "elsewhere"])
+async def test_a_suspicion_that_proves_wrong_costs_no_step_of_the_way(start, upstream, clock, cleared):
+    shared = pool("main", "a-1", "a-2", strategy=Strategy.ROUND_ROBIN)
+    orchestrator = await start(system(shared))
+    await traffic(orchestrator, clock, 240, 2.0)
+    circuit = orchestrator._roster.circuit(account("a-1"))
+    circuit.suspect("seen by worker-2", clock.monotonic())
+    if cleared == "elsewhere":
+        circuit.adopt_closed("worker-3: 1 probe succeeded", clock.monotonic())
+    else:
+        await until_closed(orchestrator, clock, account("a-1"), 2.0)
+    answered = await traffic(orchestrator, clock, 60, 2.0)
+    assert abs(answered.count("a-1") - answered.count("a-2")) <= 1
