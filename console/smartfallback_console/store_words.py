@@ -123,5 +123,5 @@ def instance_state(instance: InstanceView, view: StoreView, now: float) -> tuple
     if silent is not None:
         return f"silent for {duration(silent)}", Severity.WARNING
     if view.degraded_since is not None and not view.slow:
-        return f"not heard: {view.kind.value} is down", Severity.INFO
+        return "store is down", Severity.INFO
     return "running", Severity.GOOD

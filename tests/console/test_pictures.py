@@ -13,7 +13,7 @@ from smartfallback import DrillScope
 from smartfallback_console.app import ConsoleApp
 from smartfallback_console.screens.dashboard import Dashboard
 from support import console_simulation
-from support.console_data import snapshot
+from support.console_data import hostile_store, snapshot, stored
 from support.console_simulation import ScriptedSimulator, drill, simulation
 from support.console_source import ScriptedSource
 from support.recovery_data import recovering, stories
@@ -176,3 +176,33 @@ def test_the_faults_there_are(snap_compare: Compare) -> None:
     source = ScriptedSource(simulator=ScriptedSimulator())
     app = ConsoleApp(source, live=False, clock=lambda: 0.0)
     assert snap_compare(app, terminal_size=(80, 24), run_before=still("b"))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("how", ["redis", "down"])
+def test_store(snap_compare: Compare, how: str, size: tuple[int, int]) -> None:
+    app = ConsoleApp(ScriptedSource(stored(how)), live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=size, run_before=still("n"))
+
+
+@pytest.mark.parametrize(
+    ("how", "size"), [("slow", (120, 40)), ("full disk", (80, 24)), ("redis", (200, 60))], ids=str
+)
+def test_store_in_the_light(snap_compare: Compare, how: str, size: tuple[int, int]) -> None:
+    app = ConsoleApp(ScriptedSource(stored(how)), theme="paper", live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=size, run_before=still("n"))
+
+
+def test_a_small_terminal_without_the_store(snap_compare: Compare) -> None:
+    app = ConsoleApp(ScriptedSource(stored("down")), live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(20, 8), run_before=still("n"))
+
+
+def test_instances_with_names_from_outside(snap_compare: Compare) -> None:
+    app = ConsoleApp(ScriptedSource(hostile_store()), live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=still("n"))
+
+
+def test_a_lost_store_on_the_overview(snap_compare: Compare) -> None:
+    app = ConsoleApp(ScriptedSource(stored("down")), live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=still())

@@ -198,7 +198,7 @@ async def test_while_the_store_is_down_nobody_is_called_silent(console: Opener) 
         await running.press("n")
         text = running.screen_text()
         assert "silent for" not in text
-        assert text.count("not heard: redis is down") == 3
+        assert text.count("store is down") == 3
         assert text.count("this one") == 1
 
 
