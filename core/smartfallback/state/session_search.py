@@ -29,7 +29,7 @@ class SessionSearch:
         return bool(self._patterns)
 
     def fits(self, title: str, texts: Iterable[str]) -> tuple[bool, Snippet | None]:
-        """Whether a session fits, and the first place where most of the words stand.
+        """Whether a session fits, and the first place with most of the words that its title does not tell.
 
         Args:
             title: Its title, which is looked at first.
@@ -38,19 +38,20 @@ class SessionSearch:
         Returns:
             Whether it fits; and a snippet, None if the title alone holds all words.
         """
-        missing = {pattern for pattern in self._patterns if not pattern.search(title)}
+        wanted = [pattern for pattern in self._patterns if not pattern.search(title)]
+        missing = set(wanted)
         if not missing:
             return True, None
         best: tuple[int, Snippet] | None = None
         for text in texts:
-            hits = [hit for pattern in self._patterns if (hit := pattern.search(text))]
+            hits = [hit for pattern in wanted if (hit := pattern.search(text))]
             if not hits:
                 continue
             missing.difference_update(hit.re for hit in hits)
             if best is None or len(hits) > best[0]:
                 first = min(hits, key=lambda hit: hit.start())
                 best = len(hits), snippet(text, first.start(), first.end())
-            if not missing and best[0] == len(self._patterns):
+            if not missing and best[0] == len(wanted):
                 break
         return not missing, best[1] if best is not None else None
 

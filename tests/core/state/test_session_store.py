@@ -207,6 +207,8 @@ async def test_a_snippet_shows_where_it_was_found(path):
     assert len(text) < 130
     (by_title,) = (await store.list_sessions("first", 10)).sessions
     assert by_title.found is None
+    (beyond,) = (await store.list_sessions("first such", 10)).sessions
+    assert beyond.found.text == "no such thing"  # and not the title once more
     await store.aclose()
 
 
