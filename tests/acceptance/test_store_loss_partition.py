@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -42,6 +44,12 @@ async def is_cut_off(instance: Instance) -> None:
     await instance.until(lambda view: view["store"]["degraded_since"] is not None, limit_s=5.0)
 
 
+def has_used(amount: float, view: Any) -> bool:
+    """Whether a snapshot shows that so much was used of the first account."""
+    used: float = view["accounts"]["a-1"]["windows"][0]["used"]
+    return used == amount
+
+
 async def is_back(instance: Instance) -> None:
     await instance.until(lambda view: view["store"]["degraded_since"] is None)
 
@@ -54,8 +62,10 @@ async def test_both_sides_spend_their_share_and_no_more(tmp_path, server, ways, 
         for instance in instances:
             await instance.until(lambda view: len(view["store"]["instances"]) == 2)
             await instance.ask("burst", callers=4, seconds=0.4, reserve=RESERVE, least_units=5)
-        await asyncio.sleep(0.3)
         before = spent(read_journal(journal))
+        for instance in instances:
+            # A share is one of what an instance knows to be left.
+            await instance.until(partial(has_used, sum(before.values())))
         assert 0 < sum(before.values()) < LIMIT / 2
         for way in ways:
             way.swallow()
@@ -81,7 +91,7 @@ async def test_both_sides_spend_their_share_and_no_more(tmp_path, server, ways, 
         row = await rows.until(lambda row: row.used == truth and not row.charged, f"{truth} used")
         assert sum(row.spent.values()) == truth
         for instance in instances:
-            await instance.until(lambda view: view["accounts"]["a-1"]["windows"][0]["used"] == truth)
+            await instance.until(partial(has_used, truth))
         # What is left can be spent by either, and not a unit more.
         await asyncio.gather(
             *(

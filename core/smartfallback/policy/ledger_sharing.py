@@ -9,6 +9,7 @@ instances have used together (:meth:`SharedLedger.mirror`), and tells what was u
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from smartfallback.model.quota import TruthLabel
@@ -25,6 +26,8 @@ _NOTHING: Final[Mapping[str, SharedWindow]] = {}
 # Shared by all ledgers that share nothing, and never written to.
 _NO_BASES: Final[dict[str, CountBase]] = {}
 _NO_EPOCHS: Final[dict[LedgerWindow, int]] = {}
+
+_NO_WINDOW: Final = SharedWindow(0.0, 0.0)
 
 _ROUNDING: Final = 1e-6
 """Sums of fractional credits differ by less, depending on their order."""
@@ -75,6 +78,10 @@ class SharedLedger(CountingLedger):
         """What was settled here in each window, by key; as of the last call that was given the time."""
         return {key: window.settled for key, window in self._keyed() if not window.closed}
 
+    def held(self, asking: Mapping[str, float]) -> dict[str, float]:
+        """What is held here in each window but for what waits for leave, by key."""
+        return {key: max(0.0, window.held - asking.get(key, 0.0)) for key, window in self._keyed()}
+
     def amounts(self, estimate: QuotaEstimate) -> dict[str, float]:
         """What ``estimate`` holds, by key of the window; windows that it doesn't touch are left out."""
         return {
@@ -109,6 +116,41 @@ class SharedLedger(CountingLedger):
             for key, window in self._keyed()
             if not window.closed
         )
+
+    def keep(
+        self,
+        reports: Sequence[WindowReport],
+        wants: Mapping[str, Appetite],
+        asking: Mapping[str, float],
+    ) -> tuple[WindowReport, ...]:
+        """Keep to what ``reports`` are about to ask for, until :meth:`mirror` has the reply.
+
+        What is given up by asking for less may be another instance's by then, so it isn't spent any
+        more; what is kept is told, so that it is nobody else's.
+
+        Args:
+            reports: What :meth:`reports` has made just now.
+            wants: What they were made with.
+            asking: What of that which is held here waits for leave, by key.
+        """
+        windows = dict(self._keyed())
+        kept = []
+        for report in reports:
+            window = windows[report.key]
+            taken = window.settled + window.held - asking.get(report.key, 0.0)
+            slack = self._slack(report.key, window, taken, wants.get(report.key))
+            window.ceiling = min(window.ceiling, taken + slack)
+            kept.append(replace(report, keeps=report.spent + report.held + slack))
+        return tuple(kept)
+
+    def _slack(self, key: str, window: LedgerWindow, taken: float, appetite: Appetite | None) -> float:
+        if appetite is None or self._widened.get(window) == window.epoch:
+            return 0.0
+        # Slices shrink near the limit, as they do in the store.
+        instances = len(self._mirrored.get(key, _NO_WINDOW).ceilings.keys() | {self._instance})
+        free = window.cap - window.used - (taken - window.settled) - window.elsewhere
+        fair = max(0.0, free / (2 * instances), min(appetite.need, free))
+        return max(0.0, min(window.ceiling - taken, appetite.want, fair))
 
     @property
     def not_begun(self) -> tuple[str, ...]:

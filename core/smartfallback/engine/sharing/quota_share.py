@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from smartfallback.clock import Clock
@@ -50,7 +51,17 @@ _MOST_ENDED: Final = 1_000
 class _Standing:
     """What is known of one account's exchange with the store."""
 
-    __slots__ = ("demand", "ended", "epoch", "exchanged_at", "lost", "unasked", "version", "windows")
+    __slots__ = (
+        "asking",
+        "demand",
+        "ended",
+        "epoch",
+        "exchanged_at",
+        "lost",
+        "unasked",
+        "version",
+        "windows",
+    )
 
     def __init__(self) -> None:
         self.windows: Mapping[str, SharedWindow] = {}
@@ -60,6 +71,8 @@ class _Standing:
         self.demand = Demand()
         self.exchanged_at = -math.inf
         self.lost = False
+        self.asking: dict[str, float] = {}
+        """What is held here for requests that wait for a slice (leased), by key of the window."""
         self.unasked: dict[str, float] = {}
         """What runs here without a reservation in the store (strict), by key of the window."""
 
@@ -135,10 +148,12 @@ class QuotaShare:
         """
         account = grant.account
         ledger = ledger_of(account)
-        demand = self._standing(account).demand
-        demand.expect(ledger.amounts(grant.estimate))
-        if self._usable():
+        standing = self._standing(account)
+        demand, amounts = standing.demand, ledger.amounts(grant.estimate)
+        demand.expect(amounts)
+        if self._reachable():
             demand.waiting += 1
+            _add(standing.asking, amounts, 1.0)
             try:
                 async with asyncio.timeout(ASK_LIMIT_S):
                     # One reply may have been on its way before this one's need was known.
@@ -146,13 +161,14 @@ class QuotaShare:
                         await self._next_reply(account)
                         if not ledger.overdrawn:
                             return True
-                        if not self._usable():
+                        if not self._reachable():
                             break
             except TimeoutError:
                 pass
             finally:
                 demand.waiting -= 1
-            if self._usable():
+                _add(standing.asking, amounts, -1.0)
+            if self._reachable():
                 return not ledger.overdrawn
         ledger.widen(self.instances)
         return not ledger.overdrawn
@@ -208,7 +224,7 @@ class QuotaShare:
             Whether it may; then :meth:`went_without` is due at its end.
         """
         ledger = ledger_of(grant.account)
-        if ledger.overdrawn:
+        if ledger.overdrawn and not self._reachable():
             ledger.widen(self.instances)
         if ledger.overdrawn:
             return False
@@ -220,14 +236,8 @@ class QuotaShare:
         self._count_unasked(grant, -1.0)
 
     def _count_unasked(self, grant: Grant, sign: float) -> None:
-        unasked = self._standing(grant.account).unasked
         amounts = {**ledger_of(grant.account).amounts(grant.estimate), SLOTS: 1.0}
-        for key, amount in amounts.items():
-            left = unasked.get(key, 0.0) + sign * amount
-            if left > 1e-9:
-                unasked[key] = left
-            else:
-                unasked.pop(key, None)
+        _add(self._standing(grant.account).unasked, amounts, sign)
         self._dirty[grant.account] = None
 
     async def restored(self, account: AccountRuntime) -> None:
@@ -328,8 +338,8 @@ class QuotaShare:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _usable(self) -> bool:
-        return self._store.status.usable
+    def _reachable(self) -> bool:
+        return self._store.status.reachable
 
     def _standing(self, account: AccountRuntime) -> _Standing:
         standing = self._standings.get(account)
@@ -350,7 +360,7 @@ class QuotaShare:
         wants = {}
         if not leaving:
             wants = standing.demand.wants(ledger_of(account).spent(), self._clock.monotonic())
-        windows = self._windows(account, standing, wants)
+        windows = self._keep(account, self._windows(account, standing, wants), wants)
         return AccountReport(
             account=account.id,
             windows=windows,
@@ -379,9 +389,30 @@ class QuotaShare:
             running, most, self.instances, line=line, now=self._clock.monotonic()
         )
         return (
-            *ledger.reports(now, wants),
+            *ledger.reports(now, wants, ledger.held(standing.asking)),
             WindowReport(SLOTS, 0.0, math.inf, most, 0.0, running, want, need),
         )
+
+    def _keep(
+        self, account: AccountRuntime, windows: tuple[WindowReport, ...], wants: Mapping[str, Appetite]
+    ) -> tuple[WindowReport, ...]:
+        """Until the reply is here, no more is spent than is asked for; that much is told as kept."""
+        *quotas, slots = windows
+        if self.leased:
+            keeps = min(account.slots, slots.held + slots.want)
+            slots = replace(slots, keeps=keeps)
+            if keeps < account.slots:
+                self._give_places(account, keeps)
+        asking = self._standing(account).asking
+        return (*ledger_of(account).keep(quotas, wants, asking), slots)
+
+    def _give_places(self, account: AccountRuntime, slots: float) -> None:
+        account.slots = slots
+        self._taking_over = True
+        try:
+            self._placement.place(account, self._clock.monotonic())
+        finally:
+            self._taking_over = False
 
     def _take_over(self, account: AccountRuntime, standing: _Standing, reply: QuotaReply) -> None:
         if reply.lost:
@@ -389,6 +420,8 @@ class QuotaShare:
             standing.lost = True
             self.wake.set()
             return
+        if reply.epoch == standing.epoch and reply.version < standing.version:
+            return  # a later one has overtaken it
         standing.version, standing.epoch = reply.version, reply.epoch
         standing.windows = reply.windows
         now = self._clock.monotonic()
@@ -438,6 +471,15 @@ class QuotaShare:
             if account.slots < share:
                 account.slots = share
                 self._placement.place(account, self._clock.monotonic())
+
+
+def _add(sums: dict[str, float], amounts: Mapping[str, float], sign: float) -> None:
+    for key, amount in amounts.items():
+        left = sums.get(key, 0.0) + sign * amount
+        if left > 1e-9:
+            sums[key] = left
+        else:
+            sums.pop(key, None)
 
 
 def ledger_of(account: AccountRuntime) -> AccountLedger:

@@ -137,6 +137,7 @@ def _told(window: WindowReport) -> dict[str, Any]:
         "h": _amount(window.held),
         "w": _amount(window.want),
         "n": _amount(window.need),
+        "l": _amount(window.keeps),
     }
     if window.base is not None:
         document["b"] = _base(window.base)

@@ -375,7 +375,7 @@ local function purge()
   end
 end
 
--- -- a window as an instance tells of it: {k, s, e, p cap, c spent, h held, w want, n need, b}
+-- -- a window as an instance tells of it: {k, s, e, p cap, c spent, h held, w want, n need, l keeps, b}
 
 local function edge(told)
   return math.max(0, math.min(1, (told.e - told.s) / 100))

@@ -110,7 +110,8 @@ local function lease(told, window, instances)
   if told.k == SLOTS then
     grant = math.floor(grant + 1e-9)
   end
-  local ceiling = spent + told.h + math.max(0, grant)
+  -- What it goes by until it has this reply is not for others, even where that is less than it asks for.
+  local ceiling = math.max(spent + told.h + math.max(0, grant), told.l or 0)
   window.l[me] = ceiling > spent and ceiling or nil
 end
 
@@ -162,7 +163,7 @@ return guarded(function()
   forget_later(request.ended)
 
   for _, window in pairs(stored) do
-    for name in pairs(window.l) do
+    for name in pairs((window.e == 0 or now < window.e) and window.l or {}) do
       if name ~= me and not running[name] then
         lease_to(name) -- else its slice would never end
       end
