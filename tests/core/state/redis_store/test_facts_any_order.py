@@ -92,6 +92,12 @@ def test_a_shorter_rest_outlives_the_lift_of_a_longer_one(server):
     assert write_all(server, [longer, shorter, LIFT, longer], FactRule.LONGEST) == shorter
 
 
+def test_an_older_lift_does_not_bring_back_what_a_newer_one_took(server):
+    taken, standing = Fact("1", NOW - 5, "a", NOW + 90), Fact("2", NOW + 1, "b", NOW + 30)
+    older = Fact('"lift"', NOW - 6, "c")
+    assert write_all(server, [standing, LIFT, older, taken], FactRule.LONGEST) == standing
+
+
 def test_a_shorter_rest_never_shortens_a_longer_one(server):
     longer = Fact("1", NOW - 9, "a", NOW + 90)
     shorter = [Fact("2", NOW - 9 + number, "b", NOW + 60 - number) for number in range(1, 9)]
