@@ -60,7 +60,7 @@ def test_the_latest_holds(server, facts):
     assert write_all(server, facts, FactRule.LATEST) == max(facts, key=lambda fact: (fact.at, fact.by))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(facts=told(rests=True))
 def test_the_longest_rest_that_came_about_after_the_last_lift_holds(server, facts):
     lifts = [fact for fact in facts if fact.until is None]
