@@ -45,9 +45,9 @@ class SessionCommands:
         return self._desk.listed
 
     async def last(self) -> ChatSession | None:
-        """The session that was kept last, which is number 1 from now on; None when there is none."""
+        """The session that was kept last, number 1 of the list from now on; None when there is none."""
         try:
-            found = await self._desk.find(limit=1)
+            found = await self._desk.find()
         except CommandError:  # nobody has asked yet
             return None
         return found[0] if found else None

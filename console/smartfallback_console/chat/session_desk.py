@@ -31,19 +31,18 @@ class SessionDesk:
         self._gone: set[str] = set()
         """Sessions of the list that were forgotten since; the others keep their numbers."""
 
-    async def find(self, words: str = "", limit: int = SHOWN) -> tuple[ChatSession, ...]:
+    async def find(self, words: str = "") -> tuple[ChatSession, ...]:
         """Make a new list.
 
         Args:
             words: Each stands somewhere in the sessions that fit; empty for all sessions.
-            limit: How many at most.
 
         Raises:
             CommandError: Nothing is kept, or it can't be read now.
         """
 
         async def search(kept: ChatSessions) -> tuple[ChatSession, ...] | None:
-            return await kept.search(words, limit + 1) if kept.kept else None
+            return await kept.search(words, SHOWN + 1) if kept.kept else None
 
         try:
             found = None if self._source is None else await self._source.sessions(search)
@@ -51,8 +50,8 @@ class SessionDesk:
             raise CommandError(_sentence(error)) from None
         if found is None:
             raise CommandError(self._keeps_nothing())
-        self.more = len(found) > limit
-        self.listed = found[:limit]
+        self.more = len(found) > SHOWN
+        self.listed = found[:SHOWN]
         self._gone.clear()
         return self.listed
 

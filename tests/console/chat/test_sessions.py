@@ -127,6 +127,17 @@ async def test_a_restarted_console_offers_the_last_session_and_goes_on_in_it(pat
         assert at.composer.text == "and at night"
 
 
+async def test_the_numbers_of_the_list_hold_before_it_was_ever_shown(path):
+    async with console(path) as at:
+        await answer(at, "first topic", "one")
+        await at.ask("/new")
+        await answer(at, "second topic", "two")
+    async with console(path) as at:
+        assert "last session: second topic" in at.screen
+        await at.ask("/open 2")
+        assert [view.turn.prompt for view in at.views] == ["first topic"]
+
+
 async def test_retry_of_an_opened_turn_asks_another_account(path):
     async with console(path) as at:
         await answer(at, "why", "because")
