@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -16,14 +17,19 @@ _PATIENCE_S: Final = 10.0
 class TcpProxy:
     """Passes TCP connections on to ``target``, on a thread of its own. Use as a context manager.
 
+    Args:
+        target: Host and port, or the path of a Unix socket.
+        tls: Speak TLS with those that connect.
+
     Attributes:
         port: Where it listens on 127.0.0.1.
         delay_s: By how much answers come later; may be set at any time.
         accepted: How many connections were made so far.
     """
 
-    def __init__(self, target: tuple[str, int] | str) -> None:
+    def __init__(self, target: tuple[str, int] | str, *, tls: ssl.SSLContext | None = None) -> None:
         self.target = target
+        self._tls = tls
         self.port = 0
         self.delay_s = 0.0
         self.accepted = 0
@@ -82,7 +88,7 @@ class TcpProxy:
 
     async def _listen(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close_server(self) -> None:

@@ -135,8 +135,11 @@ class RedisServer:
 
     # -- what happens to it
 
-    def start(self) -> Self:
-        """Start it, with what it had saved, and wait until it answers."""
+    def start(self, *, loaded: bool = True) -> Self:
+        """Start it, with what it had saved, and wait until it answers.
+
+        Without ``loaded`` the answer may be that it is still loading its data.
+        """
         for _ in range(5):  # another test may take the port first
             self.port = self.port or (
                 0 if self.socket else free_port(also=(0, 10000) if self._cluster else (0,))
@@ -151,7 +154,7 @@ class RedisServer:
                 )
             _running.add(self)
             with contextlib.suppress(ChildProcessError):
-                until(self._answers, "a Redis server's first answer")
+                until(lambda: self._answers(loaded=loaded), "a Redis server's first answer")
                 return self
             self.port = 0
         raise RuntimeError(f"redis-server does not start:\n{self.log()}")
@@ -181,6 +184,10 @@ class RedisServer:
     def thaw(self) -> None:
         """SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
+
+    def configure(self, name: str, value: str) -> None:
+        """Give it an option from the next start on."""
+        self._options.append((name, value))
 
     def flush(self) -> None:
         """Lose all data and all scripts."""
@@ -271,12 +278,14 @@ class RedisServer:
             *(part for name, value in (*given, *self._options) for part in (f"--{name}", *value.split(" "))),
         ]
 
-    def _answers(self) -> bool:
+    def _answers(self, *, loaded: bool) -> bool:
         if not self.alive:
             raise ChildProcessError
         try:
             self.command("PING")
-        except (redis.BusyLoadingError, redis.ConnectionError, redis.TimeoutError):
+        except redis.BusyLoadingError:
+            return not loaded
+        except (redis.ConnectionError, redis.TimeoutError):
             return False
         return True
 

@@ -225,25 +225,25 @@ class Keeper:
             self.overdue(urgent=True)
 
         async def ask() -> Any:
-            began, sent_at = loop.time(), self._clock.monotonic()
-            (reply,) = await way.requests.ask(
-                [("EVALSHA", _PROBE.sha, 1, self._probe_key(server), "1")],
-                limit_s=BACKGROUND_LIMIT_S,
-                late_s=REQUEST_LIMIT_S,
-                on_late=on_late,
-            )
+            for head in (("EVALSHA", _PROBE.sha), ("EVAL", _PROBE.text)):
+                began, sent_at = loop.time(), self._clock.monotonic()
+                (reply,) = await way.requests.ask(
+                    [(*head, 1, self._probe_key(server), "1")],
+                    limit_s=BACKGROUND_LIMIT_S,
+                    late_s=REQUEST_LIMIT_S,
+                    on_late=on_late,
+                )
+                if not isinstance(reply, NoScriptError):
+                    break
             return reply, loop.time() - began, sent_at, self._clock.monotonic()
 
         async def listen() -> Any:
             await _listen_to(way.background)
 
         (reply, lag_s, sent_at, heard_at), _ = await together(work() for work in (ask, listen))
-        if isinstance(reply, NoScriptError):
-            # Its scripts were flushed; each is loaded again by the call that misses it.
-            await way.background.ask([("SCRIPT", "LOAD", _PROBE.text)], limit_s=BACKGROUND_LIMIT_S)
-        elif isinstance(reply, ResponseError):
+        if isinstance(reply, ResponseError):
             raise LineError(Trouble(self.words_of(describe(reply), server)))
-        elif server == self._servers[0]:
+        if server == self._servers[0]:
             seconds, microseconds = reply
             self.server_clock.heard(int(seconds) + int(microseconds) / 1e6, sent_at, heard_at)
         return lag_s, late

@@ -57,6 +57,8 @@ _CODE_OF: Final[tuple[tuple[type[RedisError], str], ...]] = (
 )
 # An error inside a script carries the code after the script's place, older servers with a dash before it.
 _CODE: Final = re.compile(r"(?:^|[\s-])(" + "|".join(_CODES) + r")\b")
+_NOT_ALLOWED: Final = "user executing the script can't"
+"""What Redis 6 says in place of NOPERM inside a script."""
 _MOST_WORDS: Final = 200
 
 
@@ -104,6 +106,8 @@ def _refusal(error: ResponseError) -> Trouble:
     text = str(error)
     found = _CODE.search(text)
     code = next((code for kind, code in _CODE_OF if isinstance(error, kind)), found and found.group(1))
+    if _NOT_ALLOWED in text:
+        code = "NOPERM"
     if code:
         return Trouble(_CODES[code], everywhere=code in _OF_THE_SERVER)
     return Trouble(f"it refused: {' '.join(text.split())[:_MOST_WORDS]}", everywhere=False)
