@@ -22,8 +22,8 @@ from smartfallback.model.events import StateNotice
 from smartfallback.model.state import AccountState, CircuitRecord, SystemState
 from smartfallback.state.base import StateStore
 
-FLUSH_INTERVAL_S: Final = 0.8
-"""From one look at what has changed to the next, at most."""
+FLUSH_INTERVAL_S: Final = 0.5
+"""From one look at what has changed to the next, at most; half a second is left for a busy machine."""
 LOSS_S: Final = 0.9
 """What changes right after a look stands in the file so much later, as far as writes allow it."""
 LEAST_PAUSE_S: Final = 0.1
