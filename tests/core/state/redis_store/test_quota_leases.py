@@ -70,6 +70,11 @@ def test_nothing_is_leased_beyond_the_limit(store: QuotaStore) -> None:
     assert reply.windows[KEY].ceilings["c"] == 37  # what runs is covered all the same
 
 
+def test_what_runs_here_leaves_less_to_lease(store: QuotaStore) -> None:
+    reply = store.report("a", window(10, held=50, want=100, need=100))
+    assert reply.windows[KEY].ceilings == {"a": 100}
+
+
 def test_wanting_nothing_gives_the_slice_back(store: QuotaStore) -> None:
     store.report("a", window(0, want=100, need=100))
     store.report("a", window(10))

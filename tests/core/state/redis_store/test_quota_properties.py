@@ -1,0 +1,319 @@
+"""Properties of shared quotas: instances in any mode that crash, are cut off, repeat themselves and are late.
+
+The model knows what each process really spent, and compares it with what the server makes of what it
+hears. A process keeps to what it was told: it spends within its ceiling while its lease stands, and
+takes nothing for granted after a report that was not answered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+from dataclasses import dataclass, field
+from functools import cache
+
+import pytest
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from smartfallback.model.sharing import QuotaReply, SharedWindow, WindowReport
+from smartfallback.state.shared import StoreLostError
+from support.quota_store import KEY, LEASE, SPAN, START, Call, QuotaStore, window
+from support.redis_servers import RedisServer
+
+CAP = 60.0
+SLACK = 1e-6
+STEP_SETTINGS = settings(max_examples=50, stateful_step_count=40, deadline=None)
+WAYS = st.sampled_from(["", "", "", "reply", "request"])
+MINE = st.integers(0, 2)
+
+
+@cache
+def _server() -> RedisServer:
+    server = RedisServer(unix=True).start()
+    atexit.register(server.close)
+    return server
+
+
+@dataclass
+class Process:
+    """One instance for as long as it runs."""
+
+    name: str
+    leased: bool
+    start: float = START
+    spent: float = 0.0
+    ceiling: float = 0.0
+    lease_ends: float = 0.0
+    running: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By id: what it holds, and the start of its window."""
+    ended: list[str] = field(default_factory=list)
+    reply: QuotaReply | None = None
+    lost: bool = False
+
+    @property
+    def held(self) -> float:
+        return sum(amount for amount, start in self.running.values() if start == self.start)
+
+
+class Instances(RuleBasedStateMachine):
+    """Three places at each of which a process runs; messages may be lost either way, and come again."""
+
+    losses = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = QuotaStore(_server())
+        self.numbers = itertools.count(1)
+        self.places: list[Process] = []
+        self.dead: list[Process] = []
+        self.sent: list[Call] = []
+        self.copies: list[dict[str, bytes]] = []
+        self.gone: set[str] = set()
+        """Reservations whose end the store has acknowledged."""
+
+    @initialize(modes=st.tuples(st.booleans(), st.booleans(), st.booleans()))
+    def begin(self, modes: tuple[bool, bool, bool]) -> None:
+        self.places = [Process(f"p{next(self.numbers)}", leased) for leased in modes]
+
+    # -- what processes do
+
+    @rule(place=MINE, amount=st.integers(1, 9))
+    def spend_from_slice(self, place: int, amount: int) -> None:
+        process = self.rolled(place)
+        assume(process.leased and self.store.now < process.lease_ends)
+        assume(process.spent + process.held + amount <= process.ceiling)
+        process.running[f"r{next(self.numbers)}"] = (amount, process.start)
+
+    @rule(place=MINE, part=st.sampled_from([0.0, 0.3, 1.0]))
+    def settle(self, place: int, part: float) -> None:
+        process = self.rolled(place)
+        assume(process.running)
+        self.end_one(process, next(iter(process.running)), part)
+
+    def end_one(self, process: Process, number: str, part: float) -> None:
+        amount, start = process.running.pop(number)
+        if start == process.start:
+            process.spent += amount * part
+        if not process.leased:
+            process.ended.append(number)
+
+    @rule(place=MINE, amount=st.sampled_from([1.0, 4.0, 0.1, 2.5, 20.0]), way=WAYS)
+    def reserve(self, place: int, amount: float, way: str) -> None:
+        process = self.rolled(place)
+        assume(not process.leased)
+        number = f"r{next(self.numbers)}"
+        before = self.store.stored()
+        link = self.store.link(process.name)
+        link.lose = way
+        try:
+            reply = self.store.reserve(
+                process.name, amount, self.told(process), id=number, most=8, reply=process.reply
+            )
+        except StoreLostError:
+            process.ended.append(number)
+            return
+        finally:
+            link.lose = ""
+            self.sent.append(link.sent[-1])
+        if reply.lost:
+            process.lost = True
+        elif reply.granted:
+            process.running[number] = (amount, process.start)
+            process.reply = reply
+            seen = reply.windows[KEY]
+            assert seen.used + seen.elsewhere("") <= CAP + SLACK
+        else:
+            after = self.store.stored()
+            assert number not in self.store.client.zrange(self.store.keys.holds, 0, -1)
+            if process.reply is not None and reply.version == process.reply.version:
+                assert after == before
+            process.reply = reply
+
+    @rule(place=MINE, want=st.sampled_from([0.0, 5.0, 30.0]), need=st.integers(0, 9), way=WAYS)
+    def report(self, place: int, want: float, need: int, way: str) -> None:
+        self.exchange(self.rolled(place), want if self.places[place].leased else 0.0, need, way)
+
+    def exchange(self, process: Process, want: float = 0.0, need: int = 0, way: str = "") -> None:
+        now = self.store.now
+        told = self.told(process, want, min(need, want))
+        ended = tuple(process.ended)
+        remembered = {} if process.reply is None else process.reply.windows
+        link = self.store.link(process.name)
+        link.lose = way
+        try:
+            reply = self.store.report(
+                process.name,
+                told,
+                ended=ended,
+                reply=process.reply,
+                restore=remembered if process.lost else None,
+            )
+        except StoreLostError:
+            process.ceiling = 0.0  # nothing is sure but what runs already, which it told
+            return
+        finally:
+            link.lose = ""
+            self.sent.append(link.sent[-1])
+        process.lost = reply.lost
+        if reply.lost:
+            assert self.losses
+            self.exchange(process, want, need)
+            return
+        process.reply = reply
+        del process.ended[: len(ended)]
+        self.gone.update(ended)
+        seen = reply.windows[KEY]
+        assert seen.started_at == process.start
+        assert seen.spent.get(process.name, 0.0) == pytest.approx(process.spent)
+        process.ceiling = seen.ceilings.get(process.name, 0.0)
+        process.lease_ends = now + LEASE
+        if process.leased and process.ceiling > process.spent + told.held + SLACK:
+            assert seen.used + seen.elsewhere("") <= CAP + SLACK
+
+    def told(self, process: Process, want: float = 0.0, need: float = 0.0) -> WindowReport:
+        held = process.held if process.leased else 0.0
+        return window(process.spent, cap=CAP, start=process.start, held=held, want=want, need=need)
+
+    def rolled(self, place: int) -> Process:
+        """The process, in the window that runs now."""
+        process = self.places[place]
+        start = START + SPAN * ((self.store.now - START) // SPAN)
+        if start != process.start:
+            process.start, process.spent, process.ceiling = start, 0.0, 0.0
+        return process
+
+    # -- what happens to them
+
+    @rule(place=MINE, leased=st.booleans())
+    def crash(self, place: int, leased: bool) -> None:
+        self.dead.append(self.places[place])
+        self.places[place] = Process(f"p{next(self.numbers)}", leased)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """A message comes again, or only now."""
+        call = data.draw(st.sampled_from(self.sent[-12:]))
+        self.store.link(self.places[0].name).replay(call)
+
+    @rule(seconds=st.sampled_from([0.001, 1.0, 4.0, 4.0, LEASE]))
+    def pass_time(self, seconds: float) -> None:
+        self.go_to(self.store.now + seconds)
+
+    @rule()
+    def pass_the_window(self) -> None:
+        self.go_to(START + SPAN * ((self.store.now - START) // SPAN + 1))
+
+    def go_to(self, now: float) -> None:
+        # A strict process reports, and ends its requests, well within the lease of its reservations.
+        for place, process in enumerate(self.places):
+            if not process.leased:
+                for number in list(process.running):
+                    self.end_one(process, number, 1.0)
+                self.exchange(self.rolled(place))
+        self.store.at(now)
+
+    # -- what has to be so
+
+    def seen(self) -> SharedWindow | None:
+        """What the store holds of the window that runs now, told to a newcomer who changes nothing."""
+        copy = self.store.copy()
+        reply = self.store.report("onlooker", window(0, cap=CAP, start=self.start))
+        self.store.go_back(copy)
+        return reply.windows.get(KEY)
+
+    @property
+    def start(self) -> float:
+        return START + SPAN * ((self.store.now - START) // SPAN)
+
+    @invariant()
+    def nothing_is_spent_unseen(self) -> None:
+        if self.losses or not self.places:
+            return
+        seen = self.seen()
+        assert seen is not None
+        for process in (*self.places, *self.dead):
+            if process.start != self.start:
+                continue
+            counted = seen.spent.get(process.name, 0.0)
+            if process.leased:
+                most = max(
+                    seen.ceilings.get(process.name, 0.0), counted + seen.charged.get(process.name, 0.0)
+                )
+                assert process.spent + process.held <= max(most, counted) + SLACK
+            elif process in self.places:
+                assert process.spent + process.held <= counted + seen.held.get(process.name, 0.0) + SLACK
+
+    @invariant()
+    def what_ended_holds_nothing(self) -> None:
+        if not self.losses:
+            assert self.gone.isdisjoint(self.store.client.zrange(self.store.keys.holds, 0, -1))
+
+    def teardown(self) -> None:
+        if not self.places:
+            return
+        remembered = self.remembered()
+        for _ in range(3):  # the last to restore may bring news for the first
+            for place, process in enumerate(self.places):
+                for number in list(process.running):
+                    self.end_one(self.rolled(place), number, 1.0)
+                self.exchange(self.rolled(place))
+        now = self.store.now + 2 * LEASE
+        if now < self.start + SPAN:
+            self.store.at(now)
+        for place in range(3):
+            self.exchange(self.rolled(place))
+        seen = self.seen()
+        assert seen is not None
+        if now < self.start + SPAN:
+            assert (seen.held, seen.ceilings) == ({}, {})
+            assert self.store.client.hlen(self.store.keys.amounts) == 0
+        truth = {process.name: process.spent for process in self.places if process.spent}
+        alive = {process.name for process in self.places}
+        assert {name: seen.spent[name] for name in seen.spent if name in alive} == pytest.approx(truth)
+        assert alive.isdisjoint(seen.charged)
+        assert seen.used == pytest.approx(sum(seen.spent.values()) + sum(seen.charged.values()))
+        for process in self.dead:
+            counted = seen.spent.get(process.name, 0.0)
+            if process.start == self.start:
+                assert counted <= process.spent + SLACK
+                if process.leased and not self.losses:
+                    assert process.spent <= counted + seen.charged.get(process.name, 0.0) + SLACK
+            assert counted >= remembered.get(process.name, 0.0) - SLACK
+
+    def remembered(self) -> dict[str, float]:
+        """The most that any process that lives has heard of each."""
+        found: dict[str, float] = {}
+        for process in self.places:
+            reply = process.reply
+            if reply is not None and KEY in reply.windows and reply.windows[KEY].started_at == self.start:
+                for name, spent in reply.windows[KEY].spent.items():
+                    found[name] = max(spent, found.get(name, 0.0))
+        return found
+
+
+class Losses(Instances):
+    """The server loses what it knew as well, or goes back to an earlier state."""
+
+    losses = True
+
+    @rule()
+    def lose_everything(self) -> None:
+        self.store.flush()
+
+    @rule()
+    def save(self) -> None:
+        self.copies.append(self.store.copy())
+
+    @precondition(lambda self: self.copies)
+    @rule(data=st.data())
+    def go_back(self, data: st.DataObject) -> None:
+        self.store.go_back(data.draw(st.sampled_from(self.copies[-3:])))
+
+
+TestInstances = Instances.TestCase
+TestInstances.settings = STEP_SETTINGS
+TestLosses = Losses.TestCase
+TestLosses.settings = STEP_SETTINGS
