@@ -37,8 +37,8 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp proxy", daemon=True)
         self._open = asyncio.Event()
         self._open.set()
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Task[None] | None = None
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
 
     @property
     def url(self) -> str:
@@ -64,7 +64,7 @@ class TcpProxy:
 
     def refuse(self) -> None:
         """Cut all, and listen no longer."""
-        self._run(self._close_server())
+        self._run(self._close_listener())
 
     def accept(self) -> None:
         """Listen again, on the same port."""
@@ -78,7 +78,7 @@ class TcpProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._run(self._close_server())
+        self._run(self._close_listener())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_PATIENCE_S)
         self._loop.close()
@@ -87,14 +87,19 @@ class TcpProxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
 
     async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
-            self.port = self._server.sockets[0].getsockname()[1]
+        if self._listening is None:
+            # asyncio's own server loses a connection that comes in while it is being closed.
+            listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            listener.setblocking(False)
+            self.port = listener.getsockname()[1]
+            self._listening = self._loop.create_task(self._accept(listener))
+            self._listening.add_done_callback(lambda _: listener.close())
 
-    async def _close_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+    async def _close_listener(self) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+            self._listening = None
         await self._end_connections()
 
     async def _end_connections(self) -> None:
@@ -102,18 +107,30 @@ class TcpProxy:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.sleep(0)  # the transports close in the next turn
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a connection is served by a task")
-        self._connections.add(task)
+    async def _accept(self, listener: socket.socket) -> None:
+        while True:
+            connection, _ = await self._loop.sock_accept(listener)
+            self.accepted += 1
+            task = self._loop.create_task(self._serve(connection))
+            self._connections[task] = connection
+            # A task that is cancelled before it began cleans nothing up.
+            task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task).close()
+        if not task.cancelled():
+            task.exception()  # either side went: the other is told by the end of its connection
+
+    async def _serve(self, connection: socket.socket) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
+        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
         try:
-            with contextlib.suppress(OSError, asyncio.CancelledError):
-                await self._relay(reader, writer)
+            await self._relay(reader, writer)
         finally:
-            self._connections.discard(task)
             _reset(writer)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -130,8 +147,6 @@ class TcpProxy:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 for way in ways:
                     way.cancel()
-        except* OSError:
-            pass  # either side went: the other is told by the end of its connection
         finally:
             _reset(upstream[1])
 

@@ -224,7 +224,9 @@ class RedisServer:
         own = int(self.command("CLIENT", "ID"))
         kinds = (" flags=N ", " flags=U ", " flags=b ", " flags=bU ", " flags=Ub ")
         return sum(
-            any(kind in f"{line} " for kind in kinds) and f"id={own} " not in line
+            any(kind in f"{line} " for kind in kinds)
+            and f"id={own} " not in line
+            and "name=sentinel-" not in line
             for line in self._client_list()
         )
 
@@ -338,7 +340,17 @@ class SentinelServer(RedisServer):
 
     def failover(self) -> None:
         """Have it make a replica the master, though the master is well."""
-        self.command("SENTINEL", "FAILOVER", self.service)
+
+        def accepted() -> bool:
+            try:
+                self.command("SENTINEL", "FAILOVER", self.service)
+            except redis.ResponseError as error:
+                if "NOGOODSLAVE" not in str(error):  # it knows the replica, but not yet how that is
+                    raise
+                return False
+            return True
+
+        until(accepted, "a replica that can take over")
 
     def _arguments(self) -> list[str]:
         file = self.folder / "sentinel.conf"
