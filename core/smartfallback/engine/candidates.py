@@ -33,7 +33,7 @@ _NOT_THE_MODEL = frozenset(
 """Failures that have a rest of their own, or say nothing about the model of the account."""
 
 
-_MOST_ASKED = 50
+_MOST_ASKED = 500
 """So often a request asks for a place that another instance takes first."""
 
 

@@ -22,10 +22,20 @@ if TYPE_CHECKING:
 
     from smartfallback.model.quota import QuotaEstimate, QuotaThresholds, WindowSpec
 
+
+class _Widened(NamedTuple):
+    """What a window that goes on by a local share had when that began, and what was left of its quota."""
+
+    epoch: int
+    begun: float
+    left: float
+
+
 _NOTHING: Final[Mapping[str, SharedWindow]] = {}
 # Shared by all ledgers that share nothing, and never written to.
 _NO_BASES: Final[dict[str, CountBase]] = {}
-_NO_EPOCHS: Final[dict[LedgerWindow, int]] = {}
+_NOTHING_HELD: Final[Mapping[str, float]] = {}
+_NO_SHARES: Final[dict[LedgerWindow, _Widened]] = {}
 
 _NO_WINDOW: Final = SharedWindow(0.0, 0.0)
 
@@ -56,8 +66,8 @@ class SharedLedger(CountingLedger):
         self._bases: dict[str, CountBase] = _NO_BASES
         """Counts that were set here and that the shared store may not have yet."""
         self._rebased_at = 0.0
-        self._widened: dict[LedgerWindow, int] = _NO_EPOCHS
-        """The windows that go on by a local share, with the epoch that it is for."""
+        self._widened: dict[LedgerWindow, _Widened] = _NO_SHARES
+        """The windows that go on by a local share."""
 
     def share(self, instance: str) -> None:
         """From now on other instances spend the same quota; ``instance`` is this one's id."""
@@ -73,6 +83,19 @@ class SharedLedger(CountingLedger):
             if window.settled + window.held > window.ceiling + _ROUNDING:
                 return True
         return False
+
+    def covers(self, amounts: Mapping[str, float], asking: Mapping[str, float]) -> bool:
+        """Whether one of those who wait for leave can go on now, whatever becomes of the others.
+
+        Args:
+            amounts: What it holds, by key.
+            asking: What all of them hold, by key.
+        """
+        return all(
+            window.settled + window.held - asking.get(key, 0.0) + amounts.get(key, 0.0)
+            <= window.ceiling + _ROUNDING
+            for key, window in self._keyed()
+        )
 
     def spent(self) -> dict[str, float]:
         """What was settled here in each window, by key; as of the last call that was given the time."""
@@ -138,19 +161,25 @@ class SharedLedger(CountingLedger):
         for report in reports:
             window = windows[report.key]
             taken = window.settled + window.held - asking.get(report.key, 0.0)
-            slack = self._slack(report.key, window, taken, wants.get(report.key))
+            slack = self._slack(report, window, taken, wants.get(report.key))
             window.ceiling = min(window.ceiling, taken + slack)
             kept.append(replace(report, keeps=report.spent + report.held + slack))
         return tuple(kept)
 
-    def _slack(self, key: str, window: LedgerWindow, taken: float, appetite: Appetite | None) -> float:
-        if appetite is None or self._widened.get(window) == window.epoch:
+    def _slack(
+        self, report: WindowReport, window: LedgerWindow, taken: float, appetite: Appetite | None
+    ) -> float:
+        wide = self._widened.get(window)
+        if appetite is None or (wide is not None and wide.epoch == window.epoch):
             return 0.0
         # Slices shrink near the limit, as they do in the store.
-        instances = len(self._mirrored.get(key, _NO_WINDOW).ceilings.keys() | {self._instance})
+        ceilings = self._mirrored.get(report.key, _NO_WINDOW).ceilings
+        instances = len(ceilings.keys() | {self._instance})
         free = window.cap - window.used - (taken - window.settled) - window.elsewhere
-        fair = max(0.0, free / (2 * instances), min(appetite.need, free))
-        return max(0.0, min(window.ceiling - taken, appetite.want, fair))
+        fair = max(free / (2 * instances), min(appetite.need, free))
+        # Never more than the store has leased, of which reservations that it knows are no part.
+        leased = ceilings.get(self._instance, 0.0) - report.spent - report.held
+        return max(0.0, min(window.ceiling - taken, leased, appetite.want, fair))
 
     @property
     def not_begun(self) -> tuple[str, ...]:
@@ -207,19 +236,25 @@ class SharedLedger(CountingLedger):
         self._widened.pop(window, None)
         return before != (window.used, window.ends_at, window.label, window.elsewhere)
 
-    def widen(self, instances: int) -> None:
-        """The shared store can't be asked: go on by this instance's share of what is left.
+    def widen(self, shares: int, asking: Mapping[str, float] = _NOTHING_HELD) -> None:
+        """The shared store can't be asked: go on by a share of what is left.
 
-        If each of ``instances`` takes no more than its share, they stay below the limit together. Each
-        window is widened once until :meth:`mirror` or its end.
+        If none of so many takes more than its share, they stay below the limit together. A further call
+        before :meth:`mirror`, or the window's end, divides the same rest: it adds only what a larger
+        share has more.
+
+        Args:
+            shares: Into how many what is left is divided.
+            asking: What of that which is held here waits for leave, by key.
         """
-        for window in self._windows:
-            if self._widened.get(window) == window.epoch:
-                continue
-            mine = max(window.settled + window.held, window.ceiling)
-            left = window.cap - window.used - window.elsewhere - (mine - window.settled)
-            window.ceiling = mine + max(0.0, left) / max(1, instances)
-            self._widened[window] = window.epoch
+        for key, window in self._keyed():
+            wide = self._widened.get(window)
+            if wide is None or wide.epoch != window.epoch:
+                taken = window.settled + window.held - asking.get(key, 0.0)
+                begun = max(taken, window.ceiling)
+                left = window.cap - window.used - window.elsewhere - (begun - window.settled)
+                wide = self._widened[window] = _Widened(window.epoch, begun, max(0.0, left))
+            window.ceiling = max(window.ceiling, wide.begun + wide.left / max(1, shares))
 
     @property
     def mirrored(self) -> Mapping[str, SharedWindow]:

@@ -7,7 +7,7 @@ from typing import Final
 from smartfallback.clock import Clock
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.settlement import Settlement
-from smartfallback.engine.sharing.quota_share import QuotaShare, ledger_of
+from smartfallback.engine.sharing.quota_share import SLOTS, QuotaShare, ledger_of, shares
 from smartfallback.model.decisions import Skip, SkipReason
 from smartfallback.policy.circuit import Circuit, Permit
 from smartfallback.policy.ledger import Reservation
@@ -46,6 +46,8 @@ class Admission:
 
     def admits(self, grant: Grant) -> bool:
         """Whether ``grant`` needs nobody's leave. Costs next to nothing."""
+        if not shares(grant.account):
+            return True
         return (
             self._leased
             and grant.permit.lease_until is None
@@ -64,9 +66,10 @@ class Admission:
         Returns:
             Why it may not begin; None when it may.
         """
-        refusal = await self._ask_for_probes(grant)
-        if refusal is None:
-            refusal = await self._ask_for_quota(grant, timeout_s)
+        with self._quota.asking(grant):
+            refusal = await self._ask_for_probes(grant)
+            if refusal is None:
+                refusal = await self._ask_for_quota(grant, timeout_s)
         return refusal
 
     def left(self, grant: Grant) -> None:
@@ -98,6 +101,12 @@ class Admission:
                 await self._quota.restored(account)
             name, reply = await self._quota.reserve(grant, timeout_s)
         if reply is None or reply.lost:
+            if not self._quota.has_place(account):
+                return self._skip(
+                    grant,
+                    "its share of the places is taken while the others can't be asked",
+                    SkipReason.CONCURRENCY,
+                )
             if not self._quota.go_without(grant):
                 return self._skip(grant, "its share of the quota is used up while the others can't be asked")
             self._unasked.add(grant.reservation)
@@ -105,7 +114,8 @@ class Admission:
         if reply.granted:
             self._holds[grant.reservation] = name
             return None
-        if account.in_flight > account.slots:
+        if reply.reason.startswith(SLOTS):
+            self._quota.no_place(account)
             return self._skip(grant, reply.reason, SkipReason.CONCURRENCY)
         return self._skip(grant, reply.reason)
 

@@ -59,6 +59,12 @@ class Board:
         name_of: Callable[[str], str],
     ) -> None:
         self._roster = roster
+        self._accounts = {name: each for name, each in roster.accounts.items() if not each.pool.is_local}
+        self._providers = {
+            name: each
+            for name, each in roster.providers.items()
+            if not all(pool.is_local for pool in each.pools)
+        }
         self._placement = placement
         self._account_facts = accounts
         self._circuit_facts = circuits
@@ -96,7 +102,7 @@ class Board:
 
     def circuit_changed(self, change: CircuitChange) -> None:
         """A circuit has changed."""
-        if self._adopting or self._rehearsed(change.target):
+        if self._adopting or self._rehearsed(change.target) or not self._concerns(change.target):
             return
         standing = self._circuit_facts.changed(change)
         if standing is not None:
@@ -167,12 +173,12 @@ class Board:
 
     def note(self) -> None:
         """Note what stands here, before the others are heard."""
-        for account in self._roster.accounts.values():
+        for account in self._accounts.values():
             self._here[subject_of(account)] = standings(account, self._clock)
 
     def start(self) -> None:
         """What stood here before the others were heard, and is not known to them, is news to them."""
-        for account in self._roster.accounts.values():
+        for account in self._accounts.values():
             subject = subject_of(account)
             new = standings(account, self._clock)
             self._here[subject] = new
@@ -200,8 +206,8 @@ class Board:
 
     def _adopt_all(self, subject: str, facts: Mapping[str, Fact]) -> None:
         kind, _, name = subject.partition(":")
-        account = self._roster.accounts.get(name) if kind == "account" else None
-        if account is None and name not in self._roster.providers:
+        account = self._accounts.get(name) if kind == "account" else None
+        if account is None and name not in self._providers:
             return
         if self._kept(kind, name):
             self._passed_over[subject] = None
@@ -253,23 +259,28 @@ class Board:
     # -- inside --------------------------------------------------------------------------------
 
     def _subjects(self) -> Iterable[str]:
-        yield from (f"account:{name}" for name in self._roster.accounts)
-        yield from (f"provider:{name}" for name in self._roster.providers)
+        yield from (f"account:{name}" for name in self._accounts)
+        yield from (f"provider:{name}" for name in self._providers)
 
     def _targets(self) -> Iterable[CircuitTarget]:
-        for account in self._roster.accounts.values():
+        for account in self._accounts.values():
             yield account.circuit.target
             for circuit in account.model_circuits.values():
                 yield circuit.target
-        for provider in self._roster.providers.values():
+        for provider in self._providers.values():
             yield provider.circuit.target
 
     def _kept(self, kind: str, name: str) -> bool:
         if kind == "account":
-            account = self._roster.accounts.get(name)
+            account = self._accounts.get(name)
             return account is not None and account.kept is not None
-        provider = self._roster.providers.get(name)
+        provider = self._providers.get(name)
         return provider is not None and provider.kept is not None
+
+    def _concerns(self, target: CircuitTarget) -> bool:
+        """Whether others have a part in it; a model on this machine is this machine's."""
+        kind, name = _parts(place_of(target)[0])
+        return name in (self._accounts if kind == "account" else self._providers)
 
     def _rehearsed(self, target: CircuitTarget) -> bool:
         subject, _ = place_of(target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -100,7 +100,7 @@ class QuotaShare:
         mode: SharingMode,
         line: Callable[[], int],
     ) -> None:
-        self._accounts = tuple(roster.accounts.values())
+        self._accounts = tuple(account for account in roster.accounts.values() if shares(account))
         self._placement = placement
         self._clock = clock
         self._store = store
@@ -133,12 +133,28 @@ class QuotaShare:
 
     def note(self, account: AccountRuntime) -> None:
         """The account has changed here; it is reported with the next exchange."""
-        if not self._taking_over:
+        if not self._taking_over and shares(account):
             self._dirty[account] = None
             if account.in_flight >= account.slots:
                 self._starved[account] = None
                 if self._line():
                     self.wake.set()
+
+    @contextlib.contextmanager
+    def asking(self, grant: Grant) -> Iterator[None]:
+        """While this lasts, what ``grant`` holds is no use of a slice: it waits for leave."""
+        asking = self._standing(grant.account).asking
+        amounts = ledger_of(grant.account).amounts(grant.estimate)
+        _add(asking, amounts, 1.0)
+        try:
+            yield
+        finally:
+            _add(asking, amounts, -1.0)
+
+    def no_place(self, account: AccountRuntime) -> None:
+        """The store has found all places taken, though that was not known here: those wait in line."""
+        self._starved[account] = None
+        self._give_places(account, max(0, account.in_flight - 1))
 
     async def top_up(self, grant: Grant) -> bool:
         """Lease what ``grant`` needs, waiting for at most :data:`ASK_LIMIT_S`.
@@ -147,19 +163,17 @@ class QuotaShare:
             Whether it may go on. Where the store can't be used that is decided by the local share.
         """
         account = grant.account
-        ledger = ledger_of(account)
         standing = self._standing(account)
-        demand, amounts = standing.demand, ledger.amounts(grant.estimate)
-        demand.expect(amounts)
+        demand = standing.demand
+        demand.expect(ledger_of(account).amounts(grant.estimate))
         if self._reachable():
             demand.waiting += 1
-            _add(standing.asking, amounts, 1.0)
             try:
                 async with asyncio.timeout(ASK_LIMIT_S):
                     # One reply may have been on its way before this one's need was known.
                     for _ in range(2):
                         await self._next_reply(account)
-                        if not ledger.overdrawn:
+                        if self._covers(grant):
                             return True
                         if not self._reachable():
                             break
@@ -167,11 +181,9 @@ class QuotaShare:
                 pass
             finally:
                 demand.waiting -= 1
-                _add(standing.asking, amounts, -1.0)
-            if self._reachable():
-                return not ledger.overdrawn
-        ledger.widen(self.instances)
-        return not ledger.overdrawn
+        if not self._store.status.usable:
+            self._widen(account)
+        return self._covers(grant)
 
     async def reserve(self, grant: Grant, lease_s: float) -> tuple[str, QuotaReply | None]:
         """Ask for ``grant``'s reservation in the shared store (strict).
@@ -223,13 +235,25 @@ class QuotaShare:
         Returns:
             Whether it may; then :meth:`went_without` is due at its end.
         """
-        ledger = ledger_of(grant.account)
-        if ledger.overdrawn and not self._reachable():
-            ledger.widen(self.instances)
-        if ledger.overdrawn:
+        if not self._covers(grant) and not self._reachable():
+            self._widen(grant.account)
+        if not self._covers(grant):
             return False
         self._count_unasked(grant, 1.0)
         return True
+
+    def has_place(self, account: AccountRuntime) -> bool:
+        """Whether the latest attempt has a place although the store can't be asked for one (strict).
+
+        Each instance has its share of them, as far as others were not known to have taken more.
+        """
+        most = account.spec.max_concurrency
+        share = min(max(1, most // max(1, self.instances)), account.slots)
+        if account.in_flight <= share:
+            return True
+        self._starved[account] = None
+        self._give_places(account, share)
+        return False
 
     def went_without(self, grant: Grant) -> None:
         """The attempt of ``grant`` has ended, which had no reservation in the store."""
@@ -337,6 +361,15 @@ class QuotaShare:
         return lost
 
     # -- inside --------------------------------------------------------------------------------
+
+    def _covers(self, grant: Grant) -> bool:
+        ledger = ledger_of(grant.account)
+        return ledger.covers(ledger.amounts(grant.estimate), self._standing(grant.account).asking)
+
+    def _widen(self, account: AccountRuntime) -> None:
+        """Go on without leave: by half a fair share while the store is only slow, or else by all of it."""
+        instances = self.instances * (2 if self._reachable() else 1)
+        ledger_of(account).widen(instances, self._standing(account).asking)
 
     def _reachable(self) -> bool:
         return self._store.status.reachable
@@ -480,6 +513,11 @@ def _add(sums: dict[str, float], amounts: Mapping[str, float], sign: float) -> N
             sums[key] = left
         else:
             sums.pop(key, None)
+
+
+def shares(account: AccountRuntime) -> bool:
+    """Whether other instances have a part in the account; a model on this machine is this machine's."""
+    return not account.pool.is_local
 
 
 def ledger_of(account: AccountRuntime) -> AccountLedger:

@@ -38,6 +38,8 @@ from smartfallback.state.shared import SharedStore, StoreLostError, StoreStatus
 
 TICK_S: Final = 0.05
 """How often is looked for what nobody told of."""
+READ_ALL_EACH: Final = 5
+"""After so many heartbeats all is read again, whether or not a hint has come."""
 BREATH_S: Final = 0.004
 """The least time between two exchanges that no request waits for."""
 HEARTBEAT_S: Final = 1.0
@@ -154,7 +156,8 @@ class Sharing:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_WAIT_S)
         if tasks and self._store.status.reachable:
             with contextlib.suppress(TimeoutError, StoreLostError):
                 async with asyncio.timeout(CLOSE_WAIT_S):
@@ -259,8 +262,12 @@ class Sharing:
             self._quota.wake.set()
 
     async def _beat(self) -> None:
+        beats = 0
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            beats += 1
+            if beats % READ_ALL_EACH == 0:
+                self._behind = True  # whoever told of a change may have died before the hint
             if self._store.status.reachable:
                 with contextlib.suppress(StoreLostError):
                     await self._beat_once()

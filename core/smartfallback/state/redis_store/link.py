@@ -24,10 +24,10 @@ from smartfallback.state.redis_store.line import Command, LineError, OverdueErro
 from smartfallback.state.redis_store.routes import routes_of
 from smartfallback.state.redis_store.scripts import Script
 from smartfallback.state.redis_store.trouble import Trouble, describe
-from smartfallback.state.redis_store.ways import SILENCE_LIMIT_S, together
+from smartfallback.state.redis_store.ways import together
 from smartfallback.state.shared import StoreLostError, StoreStatus
 
-__all__ = ["BACKGROUND_LIMIT_S", "REQUEST_LIMIT_S", "SILENCE_LIMIT_S", "RedisLink"]
+__all__ = ["BACKGROUND_LIMIT_S", "REQUEST_LIMIT_S", "RedisLink"]
 
 _SLICE: Final = 64
 """Commands of one pipeline that are packed without letting anything else run."""
@@ -189,7 +189,7 @@ class RedisLink:
     async def apart(self, key: str = "") -> AsyncIterator[Redis]:
         """A client with a connection of its own to the server of ``key``, for a read that blocks.
 
-        Such a read has to end by itself within less than :data:`SILENCE_LIMIT_S`. The connection ends
+        Whoever reads limits its own wait. The connection ends
         with the block, and when the server is lost.
 
         Raises:

@@ -24,8 +24,6 @@ from smartfallback.state.redis_store.address import Address, Server
 from smartfallback.state.redis_store.line import Command, Line
 from smartfallback.state.redis_store.trouble import Trouble
 
-SILENCE_LIMIT_S: Final = 5.0
-"""How long a connection of :meth:`Ways.apart` may hear nothing; a blocking read asks for less."""
 _CONNECT_LIMIT_S: Final = 1.0
 _Result = TypeVar("_Result")
 
@@ -114,9 +112,9 @@ class Ways:
     async def apart(self, server: Server) -> AsyncIterator[Redis]:
         """A client with a connection of its own."""
         kind, options = self._connection(server)
-        pool: ConnectionPool = ConnectionPool(
-            connection_class=kind, max_connections=2, **{**options, "socket_timeout": SILENCE_LIMIT_S}
-        )
+        # No time-out of redis-py's: it writes under asyncio.wait_for, which in Python 3.11 may swallow a
+        # cancellation, and then whoever was cancelled reads on for ever.
+        pool: ConnectionPool = ConnectionPool(connection_class=kind, max_connections=2, **options)
         self._apart.add(pool)
         try:
             yield Redis(connection_pool=pool)

@@ -324,3 +324,18 @@ async def test_each_fact_that_one_process_writes_reaches_another(server, record_
     assert len(times) == 100
     milliseconds = [round(times[len(times) * percent // 100] * 1000, 2) for percent in (50, 99)]
     record_property("fan-out p50, p99 (ms)", str(milliseconds))
+
+
+async def test_whoever_follows_can_be_cancelled_at_any_moment(server):
+    async def follow(listener):
+        async for _ in listener:
+            pass
+
+    async with link_to(server) as link:
+        for turns in range(60):
+            following = asyncio.create_task(follow(Changes(link, Keys()).listen()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            following.cancel()
+            done, _ = await asyncio.wait({following}, timeout=20)
+            assert done, f"cancelled after {turns} turns of the loop it goes on"
