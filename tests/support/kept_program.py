@@ -74,7 +74,7 @@ class Life:
             await write()
             self.announce(written=begun_at)
 
-        persistence._save_changes = write_and_tell  # type: ignore[method-assign] - nothing else tells of it
+        persistence._save_changes = write_and_tell  # type: ignore[method-assign]  # nothing else tells
 
     async def run(self) -> None:
         self.announce_writes()

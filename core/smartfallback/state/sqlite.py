@@ -78,7 +78,7 @@ class SqliteStateStore(TableStore):
         super()._tell(f"{self.path}: {notice}")
 
     def _is_there(self) -> bool:
-        return self.path.exists()
+        return identity(self.path) is not None
 
     def _is_open(self) -> bool:
         return self._connection is not None
