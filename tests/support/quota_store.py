@@ -154,10 +154,11 @@ class QuotaStore:
         reply: QuotaReply | None = None,
         restore: Mapping[str, SharedWindow] | None = None,
         lease_s: float = LEASE,
+        also: tuple[str, ...] = (),
     ) -> QuotaReply:
         """One account's report, after ``reply``."""
         version, epoch = (0, "") if reply is None else (reply.version, reply.epoch)
-        told = AccountReport(ACCOUNT, windows, ended, version, epoch, restore)
+        told = AccountReport(ACCOUNT, windows, ended, version, epoch, restore, also)
         (answer,) = _ended(self.scripts(instance).report(instance, [told], lease_s=lease_s))
         return answer
 
@@ -170,6 +171,7 @@ class QuotaStore:
         most: int = 100,
         reply: QuotaReply | None = None,
         lease_s: float = LEASE,
+        ended: tuple[str, ...] = (),
     ) -> QuotaReply:
         """One reservation, of ``amount`` in the usual window unless told otherwise."""
         version, epoch = (0, "") if reply is None else (reply.version, reply.epoch)
@@ -182,6 +184,7 @@ class QuotaStore:
             most_running=most,
             version=version,
             epoch=epoch,
+            ended=ended,
         )
         return _ended(self.scripts(instance).reserve(instance, hold))
 
@@ -207,9 +210,10 @@ def window(
     want: float = 0.0,
     need: float = 0.0,
     base: CountBase | None = None,
+    keeps: float = 0.0,
 ) -> WindowReport:
     """An instance's side of the usual window, which begins at :data:`START`."""
-    return WindowReport(key, start, start + span, cap, spent, held, want, need, base)
+    return WindowReport(key, start, start + span, cap, spent, held, want, need, base, keeps)
 
 
 def reading(used: float, at: float, **mark: float) -> CountBase:

@@ -73,6 +73,13 @@ def test_parts_of_a_window_that_cannot_be_read_are_left_out(store: QuotaStore, w
     assert (seen.used, seen.base, seen.held) == (3, None, {"z": 1})
 
 
+def test_where_nothing_is_held_nothing_counts_as_held(store: QuotaStore) -> None:
+    document = {"s": START, "e": START + 1000, "h": {"a": 60}}
+    store.client.hset(store.keys.windows, KEY, json.dumps(document))
+    reply = store.reserve("b", 100)
+    assert (reply.granted, reply.windows[KEY].held) == (True, {"b": 100})
+
+
 def test_a_label_of_a_later_version_is_an_estimate(store: QuotaStore) -> None:
     base = {"u": 5, "at": START, "label": "divined"}
     store.client.hset(store.keys.windows, KEY, json.dumps({"s": START, "e": START + 1000, "b": base}))

@@ -44,7 +44,7 @@ def test_no_more_is_leased_than_wanted_nor_than_half_of_an_equal_share_near_the_
 
 def test_slices_shrink_as_the_limit_comes_near_and_the_last_units_stay_usable(store: QuotaStore) -> None:
     spent, slices = 0.0, []
-    while True:
+    for _ in range(100):
         ceiling = store.report("a", window(spent, want=1000, need=2)).windows[KEY].ceilings.get("a", spent)
         if ceiling - spent < 2:
             break
@@ -80,6 +80,23 @@ def test_wanting_nothing_gives_the_slice_back(store: QuotaStore) -> None:
     store.report("a", window(10))
     assert store.client.zcard(store.keys.leases) == 0
     assert store.report("b", window(0, want=90, need=90)).windows[KEY].ceilings == {"b": 90}
+
+
+def test_what_an_instance_goes_by_until_the_reply_is_nobody_elses(store: QuotaStore) -> None:
+    store.report("a", window(0, want=80, need=80))
+    seen = store.report("a", window(0, want=80, keeps=70)).windows[KEY]
+    assert seen.ceilings == {"a": 70}  # half of what is free would be 50
+    assert store.report("b", window(0, want=80, need=80)).windows[KEY].ceilings["b"] == 30
+
+
+def test_an_instance_may_ask_of_windows_that_it_has_not_begun(store: QuotaStore) -> None:
+    store.report("a", window(7))
+    before = store.stored()[store.keys.windows]
+    reply = store.report("b", window(0, key="5h.requests.0"), also=(KEY, "day.tokens.0"))
+    assert reply.windows[KEY].spent == {"a": 7}
+    assert set(reply.windows) == {KEY, "5h.requests.0"}
+    assert isinstance(before, dict)
+    assert store.client.hget(store.keys.windows, KEY) == before[KEY]
 
 
 def test_strict_holds_are_not_leased(store: QuotaStore) -> None:
@@ -182,6 +199,7 @@ def test_slices_in_windows_that_a_report_leaves_out_stand(store: QuotaStore) -> 
     store.report("a", window(0, want=40, need=40), window(0, key="5h.requests.0", want=10, need=10))
     store.after(LEASE * 0.9)
     store.report("a", window(0, key="5h.requests.0"))
+    assert store.client.zscore(store.keys.leases, "a") == store.now + LEASE
     store.after(LEASE * 0.9)
     seen = store.report("b", window(0)).windows[KEY]
     assert seen.ceilings == {"a": 40}

@@ -150,6 +150,51 @@ def test_what_the_dead_were_charged_comes_back(store: QuotaStore) -> None:
     assert (seen.charged, seen.used) == ({"dead": 40}, 53)
 
 
+def test_what_several_remember_of_the_dead_is_charged_once(store: QuotaStore) -> None:
+    store.report("dead", window(10, want=40, need=40))
+    store.report("late", window(5, want=20, need=20))
+    store.after(LEASE / 2)
+    replies = {"a": store.report("a", window(3))}
+    store.report("late", window(5, want=20, need=20))
+    store.after(LEASE / 2)
+    replies["b"] = store.report("b", window(0))
+    assert replies["b"].windows[KEY].charged == {"dead": 40}
+    for order in ("ab", "ba"):
+        store.flush()
+        for name in order:
+            seen = mended(store, name, {"a": 3, "b": 0}[name], replies[name]).windows[KEY]
+        assert seen.used + seen.elsewhere("") == 18 + 40 + 20
+    store.after(LEASE)
+    seen = store.report("c", window(0)).windows[KEY]
+    assert seen.charged == {"dead": 40, "late": 20}
+
+
+def test_what_a_later_reading_has_counted_is_not_charged_from_memory(store: QuotaStore) -> None:
+    store.report("dead", window(10, want=40, need=40))
+    store.report("late", window(5, want=20, need=20))
+    store.after(LEASE)
+    store.report("late", window(5, want=20, need=20))
+    reply = store.report("a", window(3))
+    store.flush()
+    store.after(1)
+    store.report("new", window(0, base=reading(44, store.now, dead=10, late=5, a=3)))
+    seen = mended(store, "a", 3, reply).windows[KEY]
+    assert (seen.charged, seen.ceilings, seen.used) == ({}, {}, 44)
+
+
+def test_the_end_that_the_latest_reading_told_is_kept(store: QuotaStore) -> None:
+    reply = store.report("a", window(3, base=reading(10, store.now)))
+    store.after(1)
+    copy = store.copy()
+    later = store.report("a", window(3, span=SPAN + 300, base=reading(20, store.now)), reply=reply)
+    store.go_back(copy)
+    assert mended(store, "a", 3, later).windows[KEY].ends_at == START + SPAN + 300
+    store.flush()
+    store.after(1)
+    store.report("new", window(0, span=SPAN - 300, base=reading(30, store.now, a=3)))
+    assert mended(store, "a", 3, later).windows[KEY].ends_at == START + SPAN - 300
+
+
 def test_what_was_leased_to_others_is_not_leased_again_until_they_speak_or_are_charged(
     store: QuotaStore,
 ) -> None:
@@ -219,6 +264,16 @@ def test_a_store_that_went_back_is_found_out_by_its_version(store: QuotaStore) -
     after = mended(store, "a", 10, reply)
     assert after.windows[KEY].spent == {"dead": 17, "a": 10}
     assert after.epoch != reply.epoch
+
+
+def test_a_store_that_went_back_behind_a_reservation_is_found_out(store: QuotaStore) -> None:
+    store.report("a", window(10))
+    copy = store.copy()
+    store.report("dead", window(17))
+    reply = store.reserve("a", 5, window(10))
+    store.go_back(copy)
+    assert store.report("a", window(10), reply=reply).lost
+    assert mended(store, "a", 10, reply).windows[KEY].spent == {"dead": 17, "a": 10}
 
 
 def test_a_store_that_went_back_and_on_again_is_found_out_by_each_instance(store: QuotaStore) -> None:

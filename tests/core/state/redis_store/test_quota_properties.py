@@ -1,8 +1,8 @@
 """Properties of shared quotas: instances in any mode that crash, are cut off, repeat themselves and are late.
 
 The model knows what each process really spent, and compares it with what the server makes of what it
-hears. A process keeps to what it was told: it spends within its ceiling while its lease stands, and
-takes nothing for granted after a report that was not answered.
+hears. A process spends within the ceiling that it was told last, and from sending a report on within
+what that says it keeps.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Process:
     start: float = START
     spent: float = 0.0
     ceiling: float = 0.0
-    lease_ends: float = 0.0
     running: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By id: what it holds, and the start of its window."""
     ended: list[str] = field(default_factory=list)
@@ -82,7 +81,7 @@ class Instances(RuleBasedStateMachine):
     @rule(place=MINE, amount=st.integers(1, 9))
     def spend_from_slice(self, place: int, amount: int) -> None:
         process = self.rolled(place)
-        assume(process.leased and self.store.now < process.lease_ends)
+        assume(process.leased)
         assume(process.spent + process.held + amount <= process.ceiling)
         process.running[f"r{next(self.numbers)}"] = (amount, process.start)
 
@@ -136,8 +135,8 @@ class Instances(RuleBasedStateMachine):
         self.exchange(self.rolled(place), want if self.places[place].leased else 0.0, need, way)
 
     def exchange(self, process: Process, want: float = 0.0, need: int = 0, way: str = "") -> None:
-        now = self.store.now
         told = self.told(process, want, min(need, want))
+        process.ceiling = min(process.ceiling, told.keeps)
         ended = tuple(process.ended)
         remembered = {} if process.reply is None else process.reply.windows
         link = self.store.link(process.name)
@@ -151,7 +150,6 @@ class Instances(RuleBasedStateMachine):
                 restore=remembered if process.lost else None,
             )
         except StoreLostError:
-            process.ceiling = 0.0  # nothing is sure but what runs already, which it told
             return
         finally:
             link.lose = ""
@@ -168,13 +166,15 @@ class Instances(RuleBasedStateMachine):
         assert seen.started_at == process.start
         assert seen.spent.get(process.name, 0.0) == pytest.approx(process.spent)
         process.ceiling = seen.ceilings.get(process.name, 0.0)
-        process.lease_ends = now + LEASE
         if process.leased and process.ceiling > process.spent + told.held + SLACK:
             assert seen.used + seen.elsewhere("") <= CAP + SLACK
 
     def told(self, process: Process, want: float = 0.0, need: float = 0.0) -> WindowReport:
         held = process.held if process.leased else 0.0
-        return window(process.spent, cap=CAP, start=process.start, held=held, want=want, need=need)
+        taken = process.spent + held
+        keeps = taken + max(0.0, min(want, process.ceiling - taken))
+        start = process.start
+        return window(process.spent, cap=CAP, start=start, held=held, want=want, need=need, keeps=keeps)
 
     def rolled(self, place: int) -> Process:
         """The process, in the window that runs now."""

@@ -66,6 +66,24 @@ def test_the_number_of_reservations_is_limited_over_all_instances(store: QuotaSt
     assert store.reserve("c", {}, most=3).granted
 
 
+def test_places_that_others_have_leased_are_not_reserved(store: QuotaStore) -> None:
+    places = window(key="slots", start=0, span=math.inf, cap=10, want=6, need=6)
+    store.report("a", places)
+    assert sum(store.reserve("b", 1, most=10).granted for _ in range(6)) == 4
+
+
+def test_a_late_request_does_not_vouch_for_an_instance_that_has_died(store: QuotaStore) -> None:
+    store.report("a", window(10, want=40, need=40))
+    store.link("a").lose = "request"
+    with pytest.raises(StoreLostError):
+        store.reserve("a", 5, window(12))
+    store.after(LEASE)
+    store.report("b", window(0))
+    store.link("a").replay(store.link("a").sent[-1])
+    seen = store.report("b", window(0)).windows[KEY]
+    assert (seen.spent, seen.charged, seen.used) == ({"a": 12}, {"a": 38}, 50)
+
+
 def test_a_refused_reservation_leaves_no_trace(store: QuotaStore) -> None:
     store.report("b", window(90))
     before = store.stored()
@@ -188,6 +206,27 @@ def test_amounts_below_nothing_and_of_windows_that_are_none_are_refused(store: Q
     assert store.client.zcard(store.keys.holds) == 0
 
 
+def test_a_reservation_may_tell_of_ends_and_has_the_room_that_they_leave(store: QuotaStore) -> None:
+    store.reserve("a", 90, id="x")
+    reply = store.reserve("a", 95, window(5), id="y", ended=("x",))
+    assert (reply.granted, reply.windows[KEY].held, reply.windows[KEY].used) == (True, {"a": 95}, 5)
+    refused = store.reserve("a", 200, window(50), ended=("y",))
+    assert (refused.granted, refused.windows[KEY].held, refused.windows[KEY].used) == (False, {}, 50)
+    assert store.reserve("a", 1, window(50), id="y").reason == "ended"
+
+
+def test_ones_own_slice_makes_way_but_for_what_runs_on_it(store: QuotaStore) -> None:
+    store.report("b", window(0, want=20, need=20))
+    store.report("a", window(10, held=5, want=25, need=25))
+    assert not store.reserve("a", 66, window(10, held=5)).granted
+    seen = store.reserve("a", 50, window(10, held=5)).windows[KEY]
+    assert (seen.held, seen.ceilings) == ({"a": 50}, {"a": 30, "b": 20})
+    assert seen.used + seen.elsewhere("") == 100
+    seen = store.reserve("a", 15, window(10, held=5)).windows[KEY]
+    assert (seen.held, seen.ceilings) == ({"a": 65}, {"a": 15, "b": 20})
+    assert not store.reserve("a", 1, window(10, held=5)).granted
+
+
 # -- windows that begin anew while holds are out
 
 
@@ -199,6 +238,14 @@ def test_a_hold_counts_only_in_the_window_that_it_was_made_in(store: QuotaStore)
     assert (reply.granted, reply.windows[KEY].held) == (True, {"b": 100})
     reply = store.report("a", new, ended=("x",))
     assert reply.windows[KEY].held == {"b": 100}
+
+
+def test_the_end_of_an_old_hold_frees_nothing_of_a_new_one(store: QuotaStore) -> None:
+    store.reserve("a", 60, id="x", lease_s=10 * SPAN)
+    store.after(SPAN)
+    new = window(start=store.now)
+    store.reserve("a", 70, new)
+    assert store.report("a", new, ended=("x",)).windows[KEY].held == {"a": 70}
 
 
 def test_a_reservation_in_a_window_that_is_over_is_refused(store: QuotaStore) -> None:

@@ -71,6 +71,13 @@ def test_of_a_window_that_was_over_before_anybody_told_of_it_nothing_is_kept(sto
     assert store.report("a", window(30, start=START - SPAN)).windows == {}
 
 
+def test_a_window_that_came_and_went_unseen_does_not_count_in_the_one_before(store: QuotaStore) -> None:
+    store.report("a", window(30))
+    store.at(START + 2 * SPAN + 5)
+    seen = store.report("b", window(40, start=START + SPAN)).windows[KEY]
+    assert (seen.started_at, seen.used) == (START, 30)
+
+
 @pytest.mark.parametrize("early", [3600.0, 0.5])
 def test_a_clock_that_is_ahead_ends_no_window(store: QuotaStore, early: float) -> None:
     store.report("a", window(30))

@@ -406,8 +406,8 @@ local function place(told)
   end
   if told.e > 0 and told.e <= window.s + edge(told) then
     return window, 'rolled'
-  elseif not over and window.e > 0 and told.s >= window.e - edge(told) then
-    return window, 'ahead'
+  elseif window.e > 0 and told.s >= window.e - edge(told) then
+    return window, over and 'rolled' or 'ahead'
   end
   return window, over and 'rolled' or 'same', over
 end
