@@ -37,7 +37,7 @@ class TcpProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp proxy", daemon=True)
         self._open = asyncio.Event()
         self._open.set()
-        self._listening: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
         self._connections: dict[asyncio.Task[None], socket.socket] = {}
 
     @property
@@ -87,19 +87,18 @@ class TcpProxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE_S)
 
     async def _listen(self) -> None:
-        if self._listening is None:
-            # asyncio's own server loses a connection that comes in while it is being closed.
-            listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
-            listener.setblocking(False)
-            self.port = listener.getsockname()[1]
-            self._listening = self._loop.create_task(self._accept(listener))
-            self._listening.add_done_callback(lambda _: listener.close())
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            # asyncio's own servers lose a connection that comes in while they are being closed.
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _close_listener(self) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
-            self._listening = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         await self._end_connections()
 
     async def _end_connections(self) -> None:
@@ -109,14 +108,17 @@ class TcpProxy:
         await asyncio.gather(*ending, return_exceptions=True)
         await asyncio.sleep(0)  # the transports close in the next turn
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            connection, _ = await self._loop.sock_accept(listener)
-            self.accepted += 1
-            task = self._loop.create_task(self._serve(connection))
-            self._connections[task] = connection
-            # A task that is cancelled before it began cleans nothing up.
-            task.add_done_callback(self._forget)
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # whoever came has gone again
+        connection.setblocking(False)
+        self.accepted += 1
+        task = self._loop.create_task(self._serve(connection))
+        self._connections[task] = connection
+        # A task that is cancelled before it began cleans nothing up.
+        task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task).close()

@@ -55,10 +55,10 @@ async def test_a_master_that_is_replaced_in_an_orderly_way_is_left():
     with sentinel_group() as (servers, sentinels, url):
         async with link_to(url) as link:
             assert await put(link, "key", "before") == "before"
+            await until(lambda: servers[1].command("GET", "key") == "before")
             sentinels[0].failover()
             await until(lambda: sentinels[0].master() == servers[1].address)
             await until(lambda: servers[0].command("ROLE")[0] == "slave")
-            await until(lambda: servers[1].command("GET", "key") == "before")
             assert await put(link, "key", "after") == "after"
             assert servers[1].command("GET", "key") == "after"
             await until(lambda: servers[0].clients() == 0)
