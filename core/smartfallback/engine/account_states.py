@@ -157,8 +157,8 @@ class AccountStates:
             self._placement.throttles.restore(account, saved.throttle, now, offset)
         self._placement.roll(account, now)
         self._placement.watch_reset(account, now)
-        for until in {hold.until for hold in saved.holds if hold.until > wall}:
-            self._placement.wake_at(account, until - offset)
+        for end in {hold.ends_at(wall) for hold in saved.holds if hold.until > wall}:
+            self._placement.wake_at(account, end - offset)
 
 
 def without_secrets_in(

@@ -92,6 +92,13 @@ class HoldState:
     since: float
     until: float
 
+    def ends_at(self, now: float) -> float:
+        """When it ends for who takes it up at ``now``.
+
+        One from a future, as after a step of the clock backwards, lasts no longer than it would have.
+        """
+        return min(self.until, now + self.until - self.since)
+
 
 @dataclass(frozen=True, slots=True)
 class ThrottleState:

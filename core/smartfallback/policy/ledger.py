@@ -304,8 +304,7 @@ class AccountLedger(SharedLedger):
                 continue
             for window in counting:
                 window.held += window.amount_of(estimate)
-            # One that lies ahead, as after a step of the clock backwards, lasts no longer than it would have.
-            self._live[Reservation(estimate, epoch)] = min(hold.until, now + hold.until - hold.since)
+            self._live[Reservation(estimate, epoch)] = hold.ends_at(now)
         self._dirty = True
         self._reschedule()
 
