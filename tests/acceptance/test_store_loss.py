@@ -85,7 +85,7 @@ async def test_no_trouble_of_the_store_is_a_requests(tmp_path, server, proxy, mo
         assert sum(row.spent.values()) == row.used
         for instance in instances:
             await instance.quit()
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("mode", ["strict", "leased"])

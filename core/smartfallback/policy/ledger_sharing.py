@@ -236,7 +236,13 @@ class SharedLedger(CountingLedger):
         self._widened.pop(window, None)
         return before != (window.used, window.ends_at, window.label, window.elsewhere)
 
-    def widen(self, shares: int, asking: Mapping[str, float] = _NOTHING_HELD) -> None:
+    @property
+    def left_share(self) -> float:
+        """What nobody uses, holds or has leased, of the window that has least of it, from 0 to 1."""
+        shares = (1 - (w.used + w.held + w.elsewhere) / w.cap if w.cap else 0.0 for w in self._windows)
+        return min(shares, default=1.0)
+
+    def widen(self, shares: float, asking: Mapping[str, float] = _NOTHING_HELD) -> None:
         """The shared store can't be asked: go on by a share of what is left.
 
         If none of so many takes more than its share, they stay below the limit together. A further call

@@ -8,7 +8,7 @@ from typing import Final
 
 from smartfallback.policy.ledger_sharing import Appetite
 
-AHEAD_S: Final = 1.0
+AHEAD_S: Final = 2.0
 """A slice lasts for about so long at the rate of now."""
 LEAST_REQUESTS: Final = 4
 """And for at least so many requests like the last one."""

@@ -39,6 +39,10 @@ POLL_S: Final = 1.0
 MOST_POLLED_PER_S: Final = 400
 HOLD_SLACK_S: Final = 10.0
 """How much longer than its request may last a reservation is held in the shared store."""
+SILENT_S: Final = 0.5
+"""A store that requests can't wait for, and that has not been heard for so long, is taken for lost."""
+AMPLE: Final = 0.5
+"""With more than this share of a quota left, a few requests need not wait for leave."""
 SLOTS: Final = "slots"
 ASK_LIMIT_S: Final = 0.05
 """How long a request waits on the shared store at most."""
@@ -235,8 +239,12 @@ class QuotaShare:
         Returns:
             Whether it may; then :meth:`went_without` is due at its end.
         """
-        if not self._covers(grant) and not self._reachable():
-            self._widen(grant.account)
+        if not self._covers(grant):
+            if self._is_silent(grant.account):
+                self._widen(grant.account)
+            elif ledger_of(grant.account).left_share > AMPLE:
+                # It is told of long before others can have spent the rest.
+                self._widen(grant.account, 1 / 8)
         if not self._covers(grant):
             return False
         self._count_unasked(grant, 1.0)
@@ -362,14 +370,21 @@ class QuotaShare:
 
     # -- inside --------------------------------------------------------------------------------
 
+    def _is_silent(self, account: AccountRuntime) -> bool:
+        """Whether the store is lost, or seems to be; one that is merely slow still leases slices."""
+        if not self._reachable():
+            return True
+        unheard_s = self._clock.monotonic() - self._standing(account).exchanged_at
+        return not self._store.status.usable and unheard_s > SILENT_S
+
     def _covers(self, grant: Grant) -> bool:
         ledger = ledger_of(grant.account)
         return ledger.covers(ledger.amounts(grant.estimate), self._standing(grant.account).asking)
 
-    def _widen(self, account: AccountRuntime) -> None:
-        """Go on without leave: by half a fair share while the store is only slow, or else by all of it."""
-        instances = self.instances * (2 if self._reachable() else 1)
-        ledger_of(account).widen(instances, self._standing(account).asking)
+    def _widen(self, account: AccountRuntime, part: float = 0.5) -> None:
+        """Go on without leave: by a part of a fair share while the store is only slow, else by all of it."""
+        shares = self.instances / (part if self._reachable() else 1.0)
+        ledger_of(account).widen(shares, self._standing(account).asking)
 
     def _reachable(self) -> bool:
         return self._store.status.reachable
