@@ -338,19 +338,15 @@ class SentinelServer(RedisServer):
         host, port = self.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         return host, int(port)
 
-    def failover(self) -> None:
-        """Have it make a replica the master, though the master is well."""
+    def replace(self, old: RedisServer, new: RedisServer) -> None:
+        """Make the replica ``new`` the master and ``old`` its replica, though both are well.
 
-        def accepted() -> bool:
-            try:
-                self.command("SENTINEL", "FAILOVER", self.service)
-            except redis.ResponseError as error:
-                if "NOGOODSLAVE" not in str(error):  # it knows the replica, but not yet how that is
-                    raise
-                return False
-            return True
-
-        until(accepted, "a replica that can take over")
+        Its own command for that would wait up to ten seconds until it knows how the replica is.
+        """
+        new.promote()
+        old.command("REPLICAOF", "127.0.0.1", new.port)
+        self.command("SENTINEL", "REMOVE", self.service)
+        self.command("SENTINEL", "MONITOR", self.service, "127.0.0.1", new.port, 1)
 
     def _arguments(self) -> list[str]:
         file = self.folder / "sentinel.conf"

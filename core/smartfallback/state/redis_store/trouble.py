@@ -78,7 +78,7 @@ class Trouble:
 def describe(error: BaseException) -> Trouble:
     """What an error of redis-py's, or of the network, says about the server."""
     if isinstance(error, AskError):
-        return Trouble("it is a node of a cluster that sends clients elsewhere")
+        return Trouble("a node of the cluster says that another one holds the data", everywhere=False)
     if isinstance(error, ResponseError):
         return _refusal(error)
     for cause in _causes(error):

@@ -56,9 +56,7 @@ async def test_a_master_that_is_replaced_in_an_orderly_way_is_left():
         async with link_to(url) as link:
             assert await put(link, "key", "before") == "before"
             await until(lambda: servers[1].command("GET", "key") == "before")
-            sentinels[0].failover()
-            await until(lambda: sentinels[0].master() == servers[1].address)
-            await until(lambda: servers[0].command("ROLE")[0] == "slave")
+            sentinels[0].replace(*servers)
             assert await put(link, "key", "after") == "after"
             assert servers[1].command("GET", "key") == "after"
             await until(lambda: servers[0].clients() == 0)
@@ -127,7 +125,7 @@ async def test_slots_that_move_are_followed_and_nothing_is_lost(cluster):
         assert await put(link, key, "3") == "3"
         source.command("MIGRATE", "127.0.0.1", target.port, key, 0, 5000, "AUTH", "geheim")
         assert await put(link, key, "4") == "4"
-        for node in cluster.masters:
+        for node in (target, source):
             node.command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
         # From now on it is elsewhere for good (MOVED).
         assert await put(link, key, "5") == "5"
@@ -150,16 +148,21 @@ async def test_a_single_server_under_a_cluster_url_is_named():
             assert "cluster support disabled" in link.status.trouble
 
 
-async def test_a_lost_node_is_replaced_by_its_replica():
+@pytest.fixture
+def doubled():
     with RedisCluster(replicas=True) as cluster:
-        async with link_to(cluster) as link:
-            key = next(f"key-{n}" for n in range(1000) if cluster.owner(f"key-{n}") is cluster.masters[1])
-            assert await put(link, key, "before") == "before"
-            await until(lambda: "online" in str(cluster.masters[1].command("INFO", "replication")))
-            cluster.masters[1].kill()
-            await until(lambda: not link.status.usable)
-            assert await put(link, key, "after") == "after"
-            assert link.status.usable
+        yield cluster
+
+
+async def test_a_lost_node_is_replaced_by_its_replica(doubled):
+    lost = doubled.masters[1]
+    key = next(f"key-{number}" for number in range(1000) if doubled.owner(f"key-{number}") is lost)
+    async with link_to(doubled) as link:
+        assert await put(link, key, "before") == "before"
+        await until(lambda: "online" in str(lost.command("INFO", "replication")))
+        lost.kill()
+        await until(lambda: not link.status.usable)
+        assert await put(link, key, "after") == "after"
 
 
 async def test_what_cannot_be_a_cluster_is_refused():
