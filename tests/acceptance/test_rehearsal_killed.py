@@ -62,7 +62,12 @@ async def test_a_process_ended_in_the_middle_starts_as_it_was_before(tmp_path, b
     for name in ("a-1", "a-2", "a-3"):
         assert after.accounts[name] == before.accounts[name]
     # What was ordered by hand inside is kept, and nothing else of that account is new.
-    drained = replace(before.accounts["a-4"], admin=AdminState.DRAINED, admin_reason="by hand, inside")
+    drained = replace(
+        before.accounts["a-4"],
+        admin=AdminState.DRAINED,
+        admin_reason="by hand, inside",
+        admin_at=after.accounts["a-4"].admin_at,
+    )
     assert after.accounts["a-4"] == drained
     assert after.accounts["b-1"].requests == 1
     assert after.providers.get("main-api") is None

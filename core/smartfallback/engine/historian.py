@@ -11,7 +11,8 @@ import contextlib
 import itertools
 import secrets
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from smartfallback.clock import Clock
 from smartfallback.engine.meters import Meters
@@ -74,22 +75,34 @@ class Historian:
         self._writing = asyncio.Lock()
         self._process = secrets.token_hex(6)
         self._numbers = itertools.count(1)
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            RequestRouted: self._begun,
+            RequestQueued: self._begun,
+            RequestFinished: self._ended,
+            RequestFailed: self._ended,
+            RequestCancelled: self._ended,
+        }
 
     def on_event(self, event: Event) -> None:
         """Take one event into account."""
-        if isinstance(event, (RequestFinished, RequestFailed, RequestCancelled)):
-            recovery = self._recoveries.latest
-            # Of the recovery that ended last, the very same event has told.
-            if recovery is not None and (recovery.request_id, recovery.at) != (event.request_id, event.at):
-                recovery = None
-            if len(self._noted) == MOST_UNWRITTEN:
-                self._lost += 1
-            self._noted.append(_Noted(event, self._chains.pop(event.request_id, ""), recovery))
-        elif isinstance(event, (RequestRouted, RequestQueued)):
-            chains = self._chains
-            if len(chains) >= MOST_RUNNING and event.request_id not in chains:
-                del chains[next(iter(chains))]
-            chains[event.request_id] = event.chain
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    def _ended(self, event: _End) -> None:
+        recovery = self._recoveries.latest
+        # Of the recovery that ended last, the very same event has told.
+        if recovery is not None and (recovery.request_id, recovery.at) != (event.request_id, event.at):
+            recovery = None
+        if len(self._noted) == MOST_UNWRITTEN:
+            self._lost += 1
+        self._noted.append(_Noted(event, self._chains.pop(event.request_id, ""), recovery))
+
+    def _begun(self, event: RequestRouted | RequestQueued) -> None:
+        chains = self._chains
+        if len(chains) >= MOST_RUNNING and event.request_id not in chains:
+            del chains[next(iter(chains))]
+        chains[event.request_id] = event.chain
 
     async def exchange(self) -> None:
         """Write what has been noted. What can't be written now waits, within bounds."""
