@@ -16,7 +16,7 @@ from support.redis_proxy import TcpProxy
 from support.redis_servers import RedisServer
 from support.shared_rows import rows_of
 from support.store_passage import Passage, Passages, is_well
-from support.store_troubles import TROUBLES, Trouble
+from support.store_troubles import RARER_TROUBLES, TROUBLES, Trouble
 
 BUDGET_S = 0.06
 RATE = 50.0
@@ -68,8 +68,10 @@ def wrong_of(trouble: Trouble, passage: Passage) -> list[str]:
     return [f"{trouble.name}: {each}" for each in wrong]
 
 
-@pytest.mark.parametrize("mode", ["strict", "leased"])
-async def test_no_trouble_of_the_store_is_a_requests(tmp_path, server, proxy, mode):
+@pytest.mark.parametrize(
+    ("mode", "troubles"), [("strict", TROUBLES), ("leased", TROUBLES), ("leased", RARER_TROUBLES)]
+)
+async def test_no_trouble_of_the_store_is_a_requests(tmp_path, server, proxy, mode, troubles):
     journal = tmp_path / "journal"
     setup = Setup(
         str(journal), redis=proxy.url, mode=mode, timeout_s=3.0, accounts=(Account("a-1", 1_000_000.0),)
@@ -79,7 +81,7 @@ async def test_no_trouble_of_the_store_is_a_requests(tmp_path, server, proxy, mo
         for instance in instances:
             await instance.until(lambda view: len(view["store"]["instances"]) == 2)
         passages = Passages(server, proxy, instances, rows, journal, RATE)
-        for trouble in TROUBLES:
+        for trouble in troubles:
             wrong += wrong_of(trouble, await passages.through(trouble, TROUBLED_S))
         row = await rows.until(lambda row: row.taken == 0, "nothing is held", limit_s=20.0)
         assert sum(row.spent.values()) == row.used

@@ -30,7 +30,7 @@ from support.redis_proxy import TcpProxy
 from support.redis_servers import RedisServer
 from support.shared_rows import rows_of
 from support.store_passage import Passage, Passages
-from support.store_troubles import TROUBLES, WELL, Trouble
+from support.store_troubles import RARER_TROUBLES, TROUBLES, WELL, Trouble
 
 CHANGES = 60
 RATE = 50.0
@@ -165,7 +165,7 @@ async def under_trouble(folder: Path, mode: str, seconds: float, alone_p50: floa
             for instance in instances:
                 await instance.until(lambda view: len(view["store"]["instances"]) == 2)
             passages = Passages(server, proxy, instances, shared, journal, RATE)
-            troubles: tuple[Trouble, ...] = (WELL, *TROUBLES)
+            troubles: tuple[Trouble, ...] = (WELL, *TROUBLES, *RARER_TROUBLES)
             for trouble in troubles:
                 passage = await passages.through(trouble, seconds, around_s=0.5)
                 rows.append(dispatch_row(mode, trouble.name, passage, alone_p50))

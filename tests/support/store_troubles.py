@@ -56,6 +56,9 @@ TROUBLES = (
     Trouble("200 ms away", _delay, _no_delay),
     Trouble("flushed", lambda server, _: server.flush(), _nothing, lines=0, noticed=False),
     Trouble("restarted empty", lambda server, _: server.restart(empty=True), _nothing, noticed=False),
+)
+"""What every deployment meets sooner or later."""
+RARER_TROUBLES = (
     Trouble("read-only", _read_only, lambda server, _: server.promote()),
     Trouble(
         "full",
