@@ -160,7 +160,7 @@ def _row(
             part = told["w"].get(key)
             if part is not None and part[0] == window["s"]:
                 held[told["i"]] = held.get(told["i"], 0.0) + part[1]
-    base = window.get("base")
+    base = window.get("b")
     if base:
         mark = dict(base.get("m") or {})
         used = base["u"] + sum(max(0.0, value - mark.get(name, 0.0)) for name, value in spent.items())
