@@ -34,8 +34,8 @@ from smartfallback import (
 )
 from support.scripted import Pause, ScriptedUpstream, ask, failure, pool, system
 
-STEP_S = 0.04
-EACH = 150
+STEP_S = 0.08
+EACH = 250
 """Accounts of each kind: more than are drained, rested or broken in the lives of one file."""
 HOLD_S = 5.0
 """The deadline of the requests that never end."""
