@@ -188,3 +188,20 @@ def test_whatever_is_on_its_way_all_together_stay_within_the_limit(steps: list[t
             for _ in range(1 + amount // 8):
                 exchange.spend(name)
         assert exchange.total <= 1_000
+
+
+def test_a_slice_that_the_others_would_get_is_not_spent_twice() -> None:
+    exchange = Exchange(3)
+    slow, *others = exchange.names
+    exchange.ask(slow, 500.0)
+    exchange.hear(slow)
+    exchange.ask(others[0], 10.0)
+    exchange.ask(slow, 500.0)  # its reply takes long
+    for _ in range(200):
+        for name in others:
+            exchange.hear(name)
+            exchange.spend(name)
+            exchange.ask(name, 400.0)
+    for _ in range(200):
+        exchange.spend(slow)
+    assert 900 < exchange.total <= 1_000
