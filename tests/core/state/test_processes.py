@@ -12,7 +12,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from smartfallback import AdminState
+from smartfallback import AdminState, Ending, SqliteStateStore
 from support.states import read
 
 TESTS = Path(__file__).parents[2]
@@ -79,4 +79,9 @@ async def test_two_processes_on_one_file_keep_each_others_orders_and_counts(tmp_
         drained = [f"{prefix}-{number}" for number in range(60)]
         assert {found[name].admin_reason for name in drained} == {f"by {prefix}"}
     assert found["shared"].requests == 120
+    store = SqliteStateStore(path)
+    history = await store.history(1_000)
+    await store.aclose()
+    assert len({past.id for past in history}) == len(history) == 120
+    assert {past.ending for past in history} == {Ending.ANSWERED}
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchall() == [("ok",)]
