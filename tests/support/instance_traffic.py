@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from smartfallback import Orchestrator, Request, RequestError
+from smartfallback import ErrorCategory, Orchestrator, Request, RequestError
 from smartfallback.engine.walk import estimate_tokens
 from smartfallback.model.quota import QuotaEstimate
 from smartfallback.policy.ledger_counts import CountingLedger
@@ -134,6 +134,8 @@ class Burst:
             await asking_task
         except RequestError as error:
             self.reasons[reason(error)] += 1
+            if error.failure.category is ErrorCategory.TIMEOUT:
+                return "overdue"
             return "failed" if error.attempts else "refused"
         except asyncio.CancelledError:
             return "cancelled"

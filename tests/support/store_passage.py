@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Met:
         answered: Requests that were.
         failed: Requests that were not, for ``reasons``.
         dispatched: Seconds from each request to the upstream that it asked.
+        waited: The same without the time in which the process itself could not run.
         late: By how many seconds the process itself was late, looked at every 5 ms.
         lines: What it logged about its state.
         complaints: What it logged besides.
@@ -41,6 +43,7 @@ class Met:
     failed: int
     reasons: Mapping[str, int]
     dispatched: Sequence[float]
+    waited: Sequence[float]
     late: Sequence[float]
     lines: Sequence[str]
     complaints: Sequence[str]
@@ -73,6 +76,26 @@ class Passage:
 def is_well(view: Any) -> bool:
     """Whether a snapshot shows its store as well."""
     return view["store"]["degraded_since"] is None
+
+
+def waited(dispatched: Sequence[tuple[float, float]], late: Sequence[tuple[float, float]]) -> list[float]:
+    """Seconds that each request waited for something else than its own process.
+
+    Args:
+        dispatched: When each request was made, and how long it took.
+        late: When the process wanted to run, and how late it did, in the order of time.
+    """
+    due = [at for at, _ in late]
+    found = []
+    for made_at, took in dispatched:
+        # A wish to run from before the request may be fulfilled, late, after it.
+        first = max(0, bisect.bisect_left(due, made_at) - 1)
+        lost = sum(
+            max(0.0, min(at + behind, made_at + took) - max(at, made_at))
+            for at, behind in late[first : bisect.bisect_right(due, made_at + took)]
+        )
+        found.append(max(0.0, took - lost))
+    return found
 
 
 class Passages:
@@ -155,6 +178,7 @@ class Passages:
             result.get("failed", 0),
             result["reasons"],
             [took for _, took in result["dispatched"]],
+            waited(result["dispatched"], result["late"]),
             [late for _, late in result["late"]],
             lines,
             complaints,

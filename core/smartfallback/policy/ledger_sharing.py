@@ -145,6 +145,8 @@ class SharedLedger(CountingLedger):
         reports: Sequence[WindowReport],
         wants: Mapping[str, Appetite],
         asking: Mapping[str, float],
+        *,
+        widened: bool = False,
     ) -> tuple[WindowReport, ...]:
         """Keep to what ``reports`` are about to ask for, until :meth:`mirror` has the reply.
 
@@ -155,31 +157,41 @@ class SharedLedger(CountingLedger):
             reports: What :meth:`reports` has made just now.
             wants: What they were made with.
             asking: What of that which is held here waits for leave, by key.
+            widened: Whether a local share is kept to that extent too, so that nobody has to wait for the
+                first reply of a store that is back.
         """
         windows = dict(self._keyed())
         kept = []
         for report in reports:
             window = windows[report.key]
             taken = window.settled + window.held - asking.get(report.key, 0.0)
-            slack = self._slack(report, window, taken, wants.get(report.key))
+            slack = self._slack(report, window, taken, wants.get(report.key), widened=widened)
             window.ceiling = min(window.ceiling, taken + slack)
             kept.append(replace(report, keeps=report.spent + report.held + slack))
         return tuple(kept)
 
     def _slack(
-        self, report: WindowReport, window: LedgerWindow, taken: float, appetite: Appetite | None
+        self,
+        report: WindowReport,
+        window: LedgerWindow,
+        taken: float,
+        appetite: Appetite | None,
+        *,
+        widened: bool,
     ) -> float:
-        wide = self._widened.get(window)
-        if appetite is None or (wide is not None and wide.epoch == window.epoch):
+        if appetite is None:
             return 0.0
         # Slices shrink near the limit, as they do in the store.
         ceilings = self._mirrored.get(report.key, _NO_WINDOW).ceilings
         instances = len(ceilings.keys() | {self._instance})
         free = window.cap - window.used - (taken - window.settled) - window.elsewhere
         fair = max(free / (2 * instances), min(appetite.need, free))
+        slack = max(0.0, min(window.ceiling - taken, appetite.want, fair))
+        wide = self._widened.get(window)
+        if wide is not None and wide.epoch == window.epoch:
+            return slack if widened else 0.0
         # Never more than the store has leased, of which reservations that it knows are no part.
-        leased = ceilings.get(self._instance, 0.0) - report.spent - report.held
-        return max(0.0, min(window.ceiling - taken, leased, appetite.want, fair))
+        return min(slack, max(0.0, ceilings.get(self._instance, 0.0) - report.spent - report.held))
 
     @property
     def not_begun(self) -> tuple[str, ...]:

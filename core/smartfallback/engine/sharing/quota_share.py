@@ -43,6 +43,8 @@ SILENT_S: Final = 0.5
 """A store that requests can't wait for, and that has not been heard for so long, is taken for lost."""
 AMPLE: Final = 0.5
 """With more than this share of a quota left, a few requests need not wait for leave."""
+FRESH_S: Final = 0.2
+"""What was heard so lately can't have changed much."""
 SLOTS: Final = "slots"
 ASK_LIMIT_S: Final = 0.05
 """How long a request waits on the shared store at most."""
@@ -242,7 +244,7 @@ class QuotaShare:
         if not self._covers(grant):
             if self._is_silent(grant.account):
                 self._widen(grant.account)
-            elif ledger_of(grant.account).left_share > AMPLE:
+            elif self._is_ample(grant.account):
                 # It is told of long before others can have spent the rest.
                 self._widen(grant.account, 1 / 8)
         if not self._covers(grant):
@@ -374,8 +376,14 @@ class QuotaShare:
         """Whether the store is lost, or seems to be; one that is merely slow still leases slices."""
         if not self._reachable():
             return True
-        unheard_s = self._clock.monotonic() - self._standing(account).exchanged_at
-        return not self._store.status.usable and unheard_s > SILENT_S
+        return not self._store.status.usable and self._unheard_s(account) > SILENT_S
+
+    def _is_ample(self, account: AccountRuntime) -> bool:
+        """Whether most of the quota was left a moment ago."""
+        return ledger_of(account).left_share > AMPLE and self._unheard_s(account) < FRESH_S
+
+    def _unheard_s(self, account: AccountRuntime) -> float:
+        return self._clock.monotonic() - self._standing(account).exchanged_at
 
     def _covers(self, grant: Grant) -> bool:
         ledger = ledger_of(grant.account)
@@ -452,7 +460,7 @@ class QuotaShare:
             if keeps < account.slots:
                 self._give_places(account, keeps)
         asking = self._standing(account).asking
-        return (*ledger_of(account).keep(quotas, wants, asking), slots)
+        return (*ledger_of(account).keep(quotas, wants, asking, widened=self.leased), slots)
 
     def _give_places(self, account: AccountRuntime, slots: float) -> None:
         account.slots = slots
