@@ -16,7 +16,7 @@ from support.command import COMMAND, environment, run
 from support.llama_server import llama_server
 
 KEYS = {"scenario", "passed", "expected", "observed", "path", "answered_by", "duration_s"}
-MORE = {"lacking", "failed_step", "state", "note", "seed", "requests", "tokens", "steps"}
+MORE = {"lacking", "failed_step", "state", "note", "seed", "requests", "tokens", "steps", "played_on"}
 
 OWN = """title = "Mine"
 about = "The first pool is slow."
@@ -46,7 +46,7 @@ def test_all_of_them_pass_within_a_minute(home):
     done = run(home, "simulate", "all", "--json", "--seed", "5")
     assert (done.returncode, done.stderr) == (0, "")
     verdicts = json.loads(done.stdout)
-    assert len(verdicts) == 14
+    assert len(verdicts) == 15
     for verdict in verdicts:
         assert set(verdict) == KEYS | MORE
         assert (verdict["passed"], verdict["seed"], verdict["lacking"]) == (True, 5, "")

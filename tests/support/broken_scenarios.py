@@ -115,8 +115,32 @@ def contraries(expected: Expected, evidence: Evidence) -> Iterator[tuple[str, Ex
             case "all_given_back":
                 for role in evidence.pools:
                     yield name, only(all_given_back=True), marked(evidence, role, in_flight=1)
+            case "store":
+                yield name, only(store=other(value)), evidence
+            case "store_notices":
+                yield name, only(store_notices=value + 1), evidence
+            case "least_unsent":
+                yield name, only(least_unsent=10_000), evidence
+            case "most_unsent":
+                yield name, only(most_unsent=-1), evidence
+            case "merged":
+                yield from count_contraries(evidence)
             case _:
                 raise NotImplementedError(name)
+
+
+def count_contraries(evidence: Evidence) -> Iterator[tuple[str, Expected, Evidence]]:
+    """The store has lost some of what was used, has counted it twice, or has never heard of it."""
+    store = evidence.store
+    assert store is not None
+    used = next(count for count in store.counts if count.used)
+    for name, count in {
+        "lost": replace(used, held=used.held - 1),
+        "twice": replace(used, held=used.held + used.grown, grown=2 * used.grown),
+        "never told": replace(used, told=used.told - used.grown, held=used.held - used.grown, grown=0.0),
+    }.items():
+        counts = tuple(count if each is used else each for each in store.counts)
+        yield f"merged, {name}", only(merged=True), replace(evidence, store=replace(store, counts=counts))
 
 
 def quota_contraries(

@@ -289,7 +289,8 @@ class _Told:
     def verdict(self, run: RunView) -> None:
         path = " → ".join(run.path) or "nobody was asked"
         note = f" ({run.note})" if run.note else ""
-        told = f"{run.title}: {run.state.value}{note} in {run.duration_s:.1f} s; {path}"
+        where = f" (played on {run.played_on})" if run.played_on else ""
+        told = f"{run.title}: {run.state.value}{note} in {run.duration_s:.1f} s; {path}{where}"
         self._line(run.scenario, "", told)
 
     def lacking(self, name: str, why: str) -> None:
@@ -340,6 +341,7 @@ def _as_json(outcome: _Outcome) -> Mapping[str, object]:
         "failed_step": run.failed_step,
         "state": run.state.value,
         "note": run.note,
+        "played_on": run.played_on,
         "seed": run.seed,
         "requests": run.requests,
         "tokens": run.tokens,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from smartfallback.engine.orchestrator import Orchestrator
     from smartfallback.simulation.drills.injector import Injector
     from smartfallback.simulation.scenarios.simulator import Simulator
+    from smartfallback.simulation.scenarios.stage import Stage
     from smartfallback.state.shared import SharedStore
 
 ANTIGRAVITY: Final = "antigravity"
@@ -94,6 +95,9 @@ _QUEUE_S: Final = 300.0
 
 _CALM_S: Final = 8.0
 """How long the last background requests may take before a scenario begins all the same."""
+
+STAND_IN: Final = "a second demo, where a store in this process stands in for Redis"
+"""Where scenarios about a shared store are played in a demo that shares nothing."""
 
 CHAIN_SHARES: Final = MappingProxyType({"default": 0.8, "fast": 0.2})
 """How the background traffic is spread over the chains."""
@@ -268,6 +272,7 @@ async def demo(
     """
     # The engine loads every adapter's dependencies; whoever only composes a spec needs none of them.
     from smartfallback.simulation.scenarios.loading import available_scenarios
+    from smartfallback.simulation.scenarios.runner import StandIn
     from smartfallback.simulation.scenarios.simulator import Simulator
     from smartfallback.simulation.scenarios.system import rehearsable
 
@@ -295,6 +300,10 @@ async def demo(
         if not traffic:
             background.pause()
         await stack.enter_async_context(background)
+        beside = Random(rng.random())
+        stand_in = (
+            StandIn(lambda: _beside(model_path, clock, beside, pace), STAND_IN) if shared is None else None
+        )
         own_scenarios = await asyncio.to_thread(available_scenarios)
         simulator = Simulator(
             orchestrator,
@@ -305,9 +314,31 @@ async def demo(
             confirm=False,
             mistakes=own_scenarios.mistakes,
             quiet=lambda: _quiet(background, skies),
+            stand_in=stand_in,
         )
         stack.push_async_callback(simulator.aclose)
         yield Demo(orchestrator, lab, background, skies, injector, simulator)
+
+
+@asynccontextmanager
+async def _beside(
+    model_path: Path | None, clock: Clock, rng: Random, pace: float
+) -> AsyncGenerator[Stage, None]:
+    """A second demo, whose state is shared through a store in this process."""
+    from smartfallback.simulation.memory_store import MemorySharedStore
+    from smartfallback.simulation.scenarios.stage import Stage
+
+    async with demo(
+        model_path,
+        clock=clock,
+        rng=rng,
+        weather=False,
+        traffic=False,
+        pace=pace,
+        shared=MemorySharedStore(clock),
+        sharing=SharingSpec(name="rehearsal"),
+    ) as running:
+        yield Stage.of(running.orchestrator, running.injector)
 
 
 @asynccontextmanager

@@ -278,6 +278,11 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """What is asked is taken in and never answered: whoever asks gives up at a limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolMissing:
     """The program that the provider runs is not installed."""
 
@@ -308,6 +313,7 @@ PlainFault = (
     | TlsFailure
     | ConnectTimeout
     | Latency
+    | NoAnswer
     | ToolMissing
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from smartfallback.simulation.faults import Fault, Flapping, PlainFault
 
@@ -19,17 +19,23 @@ class DrillScope(StrEnum):
     ACCOUNT = "account"
     POOL = "pool"
     PROVIDER = "provider"
+    STORE = "store"
+    """No account: the exchange with the store that instances share."""
 
 
 class DrillTarget(NamedTuple):
-    """What a drill may touch: one account, the accounts of a pool, or those of all pools of a provider."""
+    """What a drill may touch: one account, the accounts of a pool or of a provider, or the shared store."""
 
     scope: DrillScope
     name: str
-    """The account's id, the pool's name or the provider's id."""
+    """The account's id, the pool's name or the provider's id; of the store, that of :data:`SHARED_STORE`."""
 
     def __str__(self) -> str:
-        return f"{self.scope.value} {self.name}"
+        return "the shared store" if self.scope is DrillScope.STORE else f"{self.scope.value} {self.name}"
+
+
+SHARED_STORE: Final = DrillTarget(DrillScope.STORE, "store")
+"""The store that instances share; there is one at most."""
 
 
 @dataclass(frozen=True, slots=True)

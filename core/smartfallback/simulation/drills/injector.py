@@ -6,7 +6,7 @@ import difflib
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from smartfallback.clock import Clock
 from smartfallback.engine.orchestrator import ProviderFactory
@@ -15,6 +15,7 @@ from smartfallback.model.specs import PoolSpec, SystemSpec
 from smartfallback.providers.base import Provider
 from smartfallback.quota_sources.refresher import Watch
 from smartfallback.simulation.drills.drill import (
+    SHARED_STORE,
     Drill,
     DrillScope,
     DrillTarget,
@@ -22,7 +23,7 @@ from smartfallback.simulation.drills.drill import (
     Meeting,
     RunningDrill,
 )
-from smartfallback.simulation.drills.playable import plain, playable
+from smartfallback.simulation.drills.playable import BY_STORE, plain, playable
 from smartfallback.simulation.faults import (
     BurstLimit,
     Fault,
@@ -32,7 +33,11 @@ from smartfallback.simulation.faults import (
     ToolMissing,
 )
 
-_SPECIFIC_FIRST: Final = (DrillScope.ACCOUNT, DrillScope.POOL, DrillScope.PROVIDER)
+if TYPE_CHECKING:
+    from smartfallback.simulation.drills.store import DrilledStore
+    from smartfallback.state.shared import SharedStore
+
+_SPECIFIC_FIRST: Final = (DrillScope.ACCOUNT, DrillScope.POOL, DrillScope.PROVIDER, DrillScope.STORE)
 
 
 class Injector:
@@ -56,6 +61,8 @@ class Injector:
         self._running: list[RunningDrill] = []
         self.armed = False
         """Whether any drill may be in force. The one thing that calls look at while none is."""
+        self.store: DrilledStore | None = None
+        """The shared store that drills can touch, None where nothing is shared."""
 
     def start(self, drill: Drill) -> DrillView:
         """Put ``drill`` in force.
@@ -84,6 +91,8 @@ class Injector:
         # Sorting is stable, so among drills of one scope the newest stays first.
         self._running.sort(key=lambda entry: _SPECIFIC_FIRST.index(entry.drill.target.scope))
         self.armed = True
+        if drill.target.scope is DrillScope.STORE and self.store is not None:
+            self.store.begin_drill()
         return running.view()
 
     def stop(self, drill_id: str) -> bool:
@@ -154,6 +163,24 @@ class Injector:
             return running.touch(fault)
         return None
 
+    def meet_store(self) -> Meeting | None:
+        """What an exchange with the shared store meets now: the newest drill on it that is not away."""
+        if not self.armed:
+            return None
+        self._purge()
+        now = self._clock.monotonic()
+        for running in self._running:
+            fault = running.present(now) if running.drill.target.scope is DrillScope.STORE else None
+            if fault is not None:
+                return running.touch(fault)
+        return None
+
+    @property
+    def drills_store(self) -> bool:
+        """Whether a drill on the shared store is in force, present or away for a moment."""
+        self._purge()
+        return any(running.drill.target.scope is DrillScope.STORE for running in self._running)
+
     def lacks_tool(self, pool: str) -> bool:
         """Whether the pool's program is missing by a drill. Counts as no hit."""
         if not self.armed:
@@ -200,6 +227,13 @@ class Injector:
 
         return find
 
+    def around(self, store: SharedStore) -> SharedStore:
+        """``store`` with this injector between it and the engine; closed with it. For one store only."""
+        from smartfallback.simulation.drills.store import DrilledStore
+
+        self.store = DrilledStore(store, self, self._clock, random.Random(self._rng.random()))
+        return self.store
+
     def _came_to_rest(self, running: RunningDrill) -> None:
         if running.exhausted and running in self._running:
             self._remove(running)
@@ -215,14 +249,22 @@ class Injector:
         self._running.remove(running)
         self.armed = bool(self._running)
         running.lift()
+        if running.drill.target.scope is DrillScope.STORE and self.store is not None:
+            self.store.end_drill()
 
     def _pools_of(self, target: DrillTarget) -> tuple[PoolSpec, ...]:
         """The pools that ``target`` is about.
 
         Raises:
-            ValueError: There is no such account, pool or provider.
+            ValueError: There is no such account, pool or provider, or nothing is shared.
         """
         pools = self._spec.pools
+        if target.scope is DrillScope.STORE:
+            if self.store is None:
+                raise ValueError("nothing is shared here: it takes a Redis server (redis_url, --redis-url)")
+            if target != SHARED_STORE:
+                raise ValueError(f"the shared store is called {SHARED_STORE.name!r}, not {target.name!r}")
+            return ()
         if target.scope is DrillScope.ACCOUNT:
             names = [account.id for pool in pools for account in pool.accounts]
             found = [pool for pool in pools if any(account.id == target.name for account in pool.accounts)]
@@ -250,13 +292,26 @@ class Injector:
             value = getattr(fault, name, None)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, not {value!r}")
-        if not any(playable(fault, pool.provider) for pool in pools):
+        if target.scope is DrillScope.STORE:
+            self._check_store(drill)
+        elif not any(playable(fault, pool.provider) for pool in pools):
             kinds = ", ".join(sorted({pool.provider.value for pool in pools}))
             raise ValueError(
                 f"{type(fault).__name__} can't be played to {target}: calls of kind {kinds} can't meet it"
             )
         if isinstance(fault, ToolMissing):
             self._check_tool(drill, pools)
+
+    @staticmethod
+    def _check_store(drill: Drill) -> None:
+        fault = plain(drill.fault)
+        if not isinstance(fault, BY_STORE):
+            raise ValueError(
+                f"{type(fault).__name__} can't be played to {drill.target}: it can meet "
+                f"{', '.join(kind.__name__ for kind in BY_STORE)}"
+            )
+        if drill.share < 1 or drill.most_calls is not None:
+            raise ValueError("a store fails for all calls or for none: leave share and most_calls out")
 
     @staticmethod
     def _check_tool(drill: Drill, pools: tuple[PoolSpec, ...]) -> None:

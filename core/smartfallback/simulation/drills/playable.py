@@ -18,6 +18,7 @@ from smartfallback.simulation.faults import (
     HttpStatus,
     KeyRevoked,
     Latency,
+    NoAnswer,
     OverloadInStream,
     PlainFault,
     QuotaApiFault,
@@ -47,6 +48,8 @@ OVER_HTTP: Final[tuple[type[PlainFault], ...]] = (
 )
 BY_TOOL: Final[tuple[type[PlainFault], ...]] = (*_PACE, *_ANSWERS, *_REFUSALS, *_CONNECTIONS, ToolMissing)
 BY_MODEL: Final[tuple[type[PlainFault], ...]] = (*_PACE, *_ANSWERS, ToolMissing)
+BY_STORE: Final[tuple[type[PlainFault], ...]] = (Refused, NoAnswer, Latency)
+"""Those that the exchange with the store which instances share can meet."""
 
 _PLAYABLE: Final[dict[ProviderKind, tuple[type[PlainFault], ...]]] = {
     ProviderKind.GEMINI: (*OVER_HTTP, QuotaApiFault),

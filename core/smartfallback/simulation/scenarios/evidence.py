@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from smartfallback.model.circuits import CircuitState
     from smartfallback.model.snapshot import AccountView, PoolView, Snapshot
     from smartfallback.simulation.scenarios.asking import Asking
+    from smartfallback.simulation.scenarios.store_watch import StoreEvidence
 
 _MOST_NAMED: Final = 4
 
@@ -27,6 +28,7 @@ class Evidence:
         accounts: The ids of the accounts of each role that take part.
         met: How many calls have met drills in this step.
         threshold: How many failures open the circuits behind the drills in force.
+        store: The store that is shared with other instances; None where the scenario is about none.
     """
 
     asking: Asking
@@ -35,6 +37,7 @@ class Evidence:
     accounts: Mapping[Role, frozenset[str]]
     met: int
     threshold: int
+    store: StoreEvidence | None = None
 
     def of(self, role: Role) -> list[AccountView]:
         """The accounts of ``role`` that take part, as they stand now."""

@@ -8,9 +8,10 @@ from smartfallback.simulation.scenarios.evidence import Evidence
 from smartfallback.simulation.scenarios.model import Expected
 from smartfallback.simulation.scenarios.request_checks import OF_REQUESTS
 from smartfallback.simulation.scenarios.state_checks import OF_STATES
+from smartfallback.simulation.scenarios.store_checks import OF_STORE
 from smartfallback.simulation.scenarios.views import Check
 
-_JUDGES: Final = {**OF_REQUESTS, **OF_STATES}
+_JUDGES: Final = {**OF_REQUESTS, **OF_STATES, **OF_STORE}
 
 ABOUT_REQUESTS: Final = frozenset(OF_REQUESTS)
 """The expectations that are about a step's own requests; all others may come about with time."""

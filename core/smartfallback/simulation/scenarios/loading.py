@@ -186,6 +186,13 @@ def _check_meaning(checked: Any, report: Report) -> None:
                         "expects nothing",
                         allowed=", ".join(type(quota).model_fields),
                     )
+        sent = step.traffic.requests if step.traffic else 0
+        for place_of, drill in enumerate(step.drills):
+            after = drill.get("after", 0)
+            if isinstance(after, int) and after and after >= sent:
+                report.mistake(
+                    (*place, "drills", place_of, "after"), "would never begin", allowed=f"below {sent}"
+                )
         if not in_force and not {"most_met", "least_met"}.isdisjoint(expected.made().given):
             report.mistake((*place, "expect"), "counts calls that meet a drill, and none is in force")
         if step.wait_for and (asked := _about_requests(step.wait_for.made().given)):

@@ -17,6 +17,10 @@ THRESHOLD: Final = "threshold"
 """In place of a number: as many failures as open the circuit of the provider that a drill is put on."""
 
 
+ABOUT_STORE: Final = frozenset({"store", "store_notices", "least_unsent", "most_unsent", "merged"})
+"""The expectations about the store that instances share."""
+
+
 class Role(StrEnum):
     """The place of a pool in its chain. The local model is no cloud pool, wherever it stands."""
 
@@ -65,17 +69,20 @@ class PlannedDrill:
     """A fault for the calls of a role's pool, its provider, or its ``account``-th account (from 1).
 
     Attributes:
+        on: The role; None for the store that instances share.
         lasts: Until the end of its step, or of the scenario.
         most_calls: So many calls meet it at most.
+        after: It begins once so many requests of its step have been sent.
     """
 
-    on: Role
+    on: Role | None
     fault: Fault
     scope: DrillScope = DrillScope.POOL
     account: int = 1
     share: float = 1.0
     most_calls: int | None = None
     lasts: Literal["step", "scenario"] = "scenario"
+    after: int = 0
 
 
 class Percent(NamedTuple):
@@ -92,6 +99,15 @@ class QuotaExpected(NamedTuple):
     label: TruthLabel | None = None
     least_percent: float | None = None
     most_percent: float | None = None
+
+
+class StoreState(StrEnum):
+    """What the shared store is good for, as the operator sees it."""
+
+    WELL = "well"
+    SLOW = "slow"
+    """It answers, but no request waits for it."""
+    LOST = "lost"
 
 
 Of = tuple[tuple[Role, CircuitState], ...]
@@ -136,6 +152,11 @@ class Expected:
             they are skipped, and the reason is told.
         unblamed: Roles whose accounts show no trace of a failure.
         all_given_back: Nothing runs and nothing is held in any account.
+        store: How the store that instances share is.
+        store_notices: So many notices about it have come since the step began, no more and no fewer.
+        least_unsent: At least so many changes wait for it.
+        most_unsent: At most so many.
+        merged: It has counted all that was used here, nothing of it twice.
     """
 
     answered: float | None = None
@@ -166,6 +187,11 @@ class Expected:
     without_tool: tuple[Role, ...] | None = None
     unblamed: tuple[Role, ...] | None = None
     all_given_back: bool | None = None
+    store: StoreState | None = None
+    store_notices: int | None = None
+    least_unsent: int | None = None
+    most_unsent: int | None = None
+    merged: bool | None = None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -182,6 +208,11 @@ class Expected:
                 entries = (entry[0] if isinstance(entry, tuple) else entry for entry in value)
                 found.update(entry for entry in entries if isinstance(entry, Role))
         return frozenset(found)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether a store that instances share has to be there."""
+        return not ABOUT_STORE.isdisjoint(self.given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +264,21 @@ class ScenarioStep:
     def roles(self) -> frozenset[Role]:
         """The roles that have to be there."""
         found = {each.role for each in self.usage} | {each.on for each in self.actions}
-        found |= {each.on for each in self.drills}
-        found |= self.expect.roles
-        for expected in (self.wait_for, self.traffic and self.traffic.stop_when):
-            found |= expected.roles if expected else frozenset()
-        return frozenset(found)
+        found |= {each.on for each in self.drills if each.on is not None}
+        return frozenset(found).union(*(expected.roles for expected in self.expectations))
+
+    @property
+    def expectations(self) -> tuple[Expected, ...]:
+        """All that is compared with what is observed."""
+        given = (self.expect, self.wait_for, self.traffic and self.traffic.stop_when)
+        return tuple(expected for expected in given if expected)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether a store that instances share has to be there."""
+        return any(each.on is None for each in self.drills) or any(
+            expected.needs_store for expected in self.expectations
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +309,11 @@ class Scenario:
     def most_requests(self) -> int:
         """How many requests it sends at most."""
         return sum(step.traffic.requests for step in self.steps if step.traffic)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether a store that instances share has to be there."""
+        return any(step.needs_store for step in self.steps)
 
     @property
     def drills(self) -> tuple[PlannedDrill, ...]:

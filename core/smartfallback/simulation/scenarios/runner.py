@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from smartfallback.engine.rehearsal import Rehearsal
 from smartfallback.model.commands import RefreshQuota
-from smartfallback.simulation.drills.drill import Drill, DrillScope, DrillTarget
+from smartfallback.simulation.drills.drill import SHARED_STORE, Drill, DrillScope, DrillTarget
 from smartfallback.simulation.scenarios.asking import Asker, Asking
 from smartfallback.simulation.scenarios.evidence import Evidence
 from smartfallback.simulation.scenarios.judging import announced, holds, judge, settled
 from smartfallback.simulation.scenarios.model import Expected, PlannedDrill, Role, Scenario, ScenarioStep
 from smartfallback.simulation.scenarios.setting_up import SettingUp
+from smartfallback.simulation.scenarios.store_watch import StoreWatch
 from smartfallback.simulation.scenarios.verdict import Verdict, verdict_of
 from smartfallback.simulation.scenarios.views import Check, RunState, RunView, StepState, StepView
 
@@ -38,8 +41,32 @@ class Caps(NamedTuple):
     tokens: int = 100_000
 
 
+class StandIn(NamedTuple):
+    """Another system that a scenario can be played on.
+
+    Attributes:
+        open: Starts it for the time of a run.
+        words: What it is.
+    """
+
+    open: Callable[[], AbstractAsyncContextManager[Stage]]
+    words: str
+
+
 class RunEnded(Exception):
     """The run ends before its verdict; the message says why."""
+
+
+class _Before(NamedTuple):
+    """What there was of a run when a step of it began.
+
+    Attributes:
+        met: Calls that had met drills.
+        notices: Notices about the shared store.
+    """
+
+    met: int
+    notices: int
 
 
 @dataclass(slots=True)
@@ -68,6 +95,7 @@ class ScenarioRun:
         seed: Of all random choices of the run.
         caps: Limits of its traffic; none for simulated accounts.
         run_id: Unique in the process; the beginning of its requests' ids.
+        stand_in: Where it is played in place of ``stage``, None to play it there.
     """
 
     def __init__(
@@ -78,9 +106,11 @@ class ScenarioRun:
         seed: int,
         caps: Caps | None = None,
         run_id: str = "rehearsal",
+        stand_in: StandIn | None = None,
     ) -> None:
         self._scenario = scenario
         self._stage = stage
+        self._stand_in = stand_in
         self._seed = seed
         self._caps = caps
         self._id = run_id
@@ -92,6 +122,7 @@ class ScenarioRun:
         self._started_at = time.time()
         self._began_at = time.monotonic()
         self._ended_at: float | None = None
+        self._watch: StoreWatch | None = None
         self._drills: dict[str, PlannedDrill] = {}
         self._hits: dict[str, int] = {}
         self._accounts: dict[Role, frozenset[str]] = {}
@@ -107,7 +138,10 @@ class ScenarioRun:
         """
         self.check()
         try:
-            await self._play()
+            if self._stand_in is None:
+                await self._play()
+            else:
+                await self._play_elsewhere(self._stand_in)
         except RunEnded as ended:
             self._end(RunState.STOPPED, str(ended))
         except TimeoutError:
@@ -126,15 +160,19 @@ class ScenarioRun:
         Raises:
             ValueError: It can't; in a sentence.
         """
-        lacking = self._stage.lacking(self._scenario, self._stage.orchestrator.snapshot())
-        if lacking:
-            raise ValueError(f"{self._scenario.name} can't be run here: {lacking}")
+        if self._stand_in is None:
+            self._check_stage()
         most = self._scenario.most_requests
         if self._caps is not None and most > self._caps.requests:
             raise ValueError(
                 f"{self._scenario.name} sends up to {most} requests, and {self._caps.requests} are allowed "
                 "(--requests of the command allows more)"
             )
+
+    def _check_stage(self) -> None:
+        lacking = self._stage.lacking(self._scenario, self._stage.orchestrator.snapshot())
+        if lacking:
+            raise ValueError(f"{self._scenario.name} can't be run here: {lacking}")
 
     def refused(self, why: str) -> None:
         """It can't go on for the reason ``why``; says nothing of a run that is over."""
@@ -159,6 +197,7 @@ class ScenarioRun:
             requests=sum(len(step.asking.asked) for step in self._steps),
             tokens=self._tokens(),
             note=self._note,
+            played_on="" if self._stand_in is None else self._stand_in.words,
         )
 
     def verdict(self) -> Verdict:
@@ -166,6 +205,16 @@ class ScenarioRun:
         return verdict_of(self.progress())
 
     # -- the play ---------------------------------------------------------------------------
+
+    async def _play_elsewhere(self, stand_in: StandIn) -> None:
+        async with stand_in.open() as stage:
+            self._stage = stage
+            self._asker = Asker(stage, self._id, self._rng, self._changed)
+            try:
+                self._check_stage()
+            except ValueError as error:
+                raise RunEnded(str(error)) from None
+            await self._play()
 
     async def _play(self) -> None:
         stage = self._stage
@@ -178,6 +227,8 @@ class ScenarioRun:
             self._accounts[role] = frozenset(each.id for each in stage.in_service(role, snapshot))
         pools = [pool for pool in stage.orchestrator.spec.pools if pool.name in stage.pools]
         held = [account.id for pool in pools for account in pool.accounts]
+        if self._scenario.needs_store and stage.injector.store is not None:
+            self._watch = StoreWatch(stage.orchestrator, stage.injector.store)
         try:
             with stage.orchestrator.rehearsal(held, {pool.provider_id for pool in pools}) as rehearsal:
                 try:
@@ -186,6 +237,8 @@ class ScenarioRun:
                 finally:
                     self._lift(tuple(self._drills))
         finally:
+            if self._watch is not None:
+                self._watch.close()
             self._ask_sources_anew(snapshot)
 
     async def _go_through(self, rehearsal: Rehearsal) -> None:
@@ -205,17 +258,19 @@ class ScenarioRun:
 
     async def _take(self, step: _Step, setting_up: SettingUp) -> bool:
         plan = step.plan
+        before_step = _Before(self._met(), 0 if self._watch is None else self._watch.notices())
         if plan.lift:
             self._lift(tuple(self._drills))
         setting_up.use(plan.usage)
         setting_up.act(plan.actions)
+        later = sorted((each for each in plan.drills if each.after), key=lambda each: each.after)
         for planned in plan.drills:
-            self._start(planned)
-        met_before = self._met()
-        step.checks = announced(plan.expect, self._evidence(step, met_before))
+            if not planned.after:
+                self._start(planned)
+        step.checks = announced(plan.expect, self._evidence(step, before_step))
         self._changed()
-        if plan.wait_for is not None and not await self._comes_about(plan.wait_for, step, met_before):
-            waited = judge(plan.wait_for, self._evidence(step, met_before))
+        if plan.wait_for is not None and not await self._comes_about(plan.wait_for, step, before_step):
+            waited = judge(plan.wait_for, self._evidence(step, before_step))
             step.checks = tuple(replace(check, expected=f"first: {check.expected}") for check in waited)
             return False
         traffic = plan.traffic
@@ -223,27 +278,29 @@ class ScenarioRun:
             stop_when = traffic.stop_when
 
             def enough() -> bool:
-                return stop_when is not None and holds(stop_when, self._evidence(step, met_before))
+                return stop_when is not None and holds(stop_when, self._evidence(step, before_step))
 
             def before() -> None:
                 self._check_caps()
                 setting_up.hold_usage()
+                while later and len(step.asking.asked) >= later[0].after:
+                    self._start(later.pop(0))
 
             try:
                 await self._asker.ask(traffic, step.asking, enough, before)
             except* RunEnded as group:
                 raise group.exceptions[0] from None
-        passed = await self._comes_about(plan.expect, step, met_before)
-        step.checks = judge(plan.expect, self._evidence(step, met_before))
+        passed = await self._comes_about(plan.expect, step, before_step)
+        step.checks = judge(plan.expect, self._evidence(step, before_step))
         self._lift([name for name, planned in self._drills.items() if planned.lasts == "step"])
         return passed
 
-    async def _comes_about(self, expected: Expected, step: _Step, met_before: int) -> bool:
+    async def _comes_about(self, expected: Expected, step: _Step, before_step: _Before) -> bool:
         """Whether all of it is so within the step's limit; what was sent won't change any more."""
         until = time.monotonic() + step.plan.within_s
         while True:
-            checks = judge(expected, self._evidence(step, met_before))
-            final = not settled(expected, self._evidence(step, met_before))
+            checks = judge(expected, self._evidence(step, before_step))
+            final = not settled(expected, self._evidence(step, before_step))
             if expected is step.plan.expect and checks != step.checks:
                 step.checks = checks
                 self._changed()
@@ -253,11 +310,15 @@ class ScenarioRun:
                 return False
             await asyncio.sleep(LOOK_S)
 
-    def _evidence(self, step: _Step, met_before: int) -> Evidence:
+    def _evidence(self, step: _Step, before_step: _Before) -> Evidence:
         snapshot = self._stage.orchestrator.snapshot()
         pools = {role: self._stage.pool_view(role, snapshot) for role in self._stage.roles}
-        met = self._met() - met_before
-        return Evidence(step.asking, snapshot, pools, self._accounts, met, self._threshold())
+        store = None
+        if self._watch is not None:
+            replies = [reply for each in self._steps for reply in each.asking.replies]
+            store = self._watch.evidence(snapshot.store, replies, before_step.notices)
+        met = self._met() - before_step.met
+        return Evidence(step.asking, snapshot, pools, self._accounts, met, self._threshold(), store)
 
     def _ask_sources_anew(self, before: Snapshot) -> None:
         """Have quotas read again that could not be read, or that what was set has made forgotten."""
@@ -269,13 +330,8 @@ class ScenarioRun:
     # -- drills -----------------------------------------------------------------------------
 
     def _start(self, planned: PlannedDrill) -> None:
-        pool = self._stage.roles[planned.on]
-        name = {DrillScope.POOL: pool.name, DrillScope.PROVIDER: pool.provider_id}.get(planned.scope)
-        if name is None:
-            taking_part = [each.id for each in pool.accounts if each.id in self._accounts[planned.on]]
-            name = taking_part[(planned.account - 1) % len(taking_part)]
         drill = Drill(
-            DrillTarget(planned.scope, name),
+            SHARED_STORE if planned.on is None else self._target(planned, planned.on),
             planned.fault,
             planned.share,
             MOST_S,
@@ -288,6 +344,14 @@ class ScenarioRun:
             raise RunEnded(str(error)) from None
         self._drills[view.id] = planned
         self._hits[view.id] = 0
+
+    def _target(self, planned: PlannedDrill, on: Role) -> DrillTarget:
+        pool = self._stage.roles[on]
+        name = {DrillScope.POOL: pool.name, DrillScope.PROVIDER: pool.provider_id}.get(planned.scope)
+        if name is None:
+            taking_part = [each.id for each in pool.accounts if each.id in self._accounts[on]]
+            name = taking_part[(planned.account - 1) % len(taking_part)]
+        return DrillTarget(planned.scope, name)
 
     def _lift(self, names: tuple[str, ...] | list[str]) -> None:
         self._met()
@@ -306,7 +370,7 @@ class ScenarioRun:
     def _threshold(self) -> int:
         providers = {
             pool.provider_id: pool.provider_circuit.failure_threshold
-            for pool in (self._stage.roles[planned.on] for planned in self._drills.values())
+            for pool in (self._stage.roles[each.on] for each in self._drills.values() if each.on is not None)
         }
         return sum(providers.values())
 

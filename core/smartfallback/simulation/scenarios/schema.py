@@ -1,6 +1,7 @@
 """The tables of a scenario file, key by key, and what each may hold."""
 
 from dataclasses import fields
+from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model
@@ -13,7 +14,7 @@ from smartfallback.model.quota import QuotaStatus, TruthLabel
 from smartfallback.model.requests import DegradationKind, OnBreak
 from smartfallback.simulation import faults
 from smartfallback.simulation.drills.drill import DrillScope
-from smartfallback.simulation.drills.playable import BY_MODEL, BY_TOOL, OVER_HTTP
+from smartfallback.simulation.drills.playable import BY_MODEL, BY_STORE, BY_TOOL, OVER_HTTP
 from smartfallback.simulation.faults import Flapping, PlainFault, QuotaApiFault, RawResponse
 from smartfallback.simulation.scenarios.model import (
     Action,
@@ -25,6 +26,7 @@ from smartfallback.simulation.scenarios.model import (
     QuotaExpected,
     Role,
     ScenarioStep,
+    StoreState,
     TrafficPlan,
     kebab,
 )
@@ -33,6 +35,18 @@ MOST_REQUESTS: Final = 500
 MOST_STEPS: Final = 30
 MOST_SECONDS: Final = 120.0
 
+
+class Drilled(StrEnum):
+    """Whom a fault can be put on: the accounts of a role, or the store that instances share."""
+
+    FIRST = Role.FIRST.value
+    SECOND = Role.SECOND.value
+    THIRD = Role.THIRD.value
+    LOCAL = Role.LOCAL.value
+    STORE = "store"
+
+
+DrilledName = Annotated[Drilled, Field(strict=False)]
 RoleName = Annotated[Role, Field(strict=False)]
 StateName = Annotated[CircuitState, Field(strict=False)]
 ErrorName = Annotated[ErrorCategory, Field(strict=False)]
@@ -91,6 +105,11 @@ class ExpectTable(Table):
     without_tool: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     unblamed: Annotated[list[RoleName] | None, Field(min_length=1)] = None
     all_given_back: Literal[True] | None = None
+    store: Annotated[StoreState | None, Field(strict=False)] = None
+    store_notices: Number | None = None
+    least_unsent: Count | None = None
+    most_unsent: Number | None = None
+    merged: Literal[True] | None = None
 
     def made(self) -> Expected:
         """The value that the table describes."""
@@ -151,12 +170,13 @@ class DrillTable(Table):
     """One ``[[steps.drills]]``; the parameters of its fault stand beside these."""
 
     fault: str
-    on: RoleName
+    on: DrilledName
     scope: Annotated[DrillScope, Field(strict=False)] = DrillScope.POOL
     account: Count = 1
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     most_calls: Count | None = None
     lasts: Literal["step", "scenario"] = "scenario"
+    after: Number = 0
     flapping: FlappingTable | None = None
 
     def made(self) -> PlannedDrill:
@@ -166,10 +186,28 @@ class DrillTable(Table):
             ValueError: The fault's parameters don't fit together.
         """
         kind = FAULTS[self.fault]
+        on = None if self.on is Drilled.STORE else Role(self.on.value)
+        if on is None:
+            self._check_store(kind)
+        elif self.scope is DrillScope.STORE:
+            raise ValueError('a fault of the shared store has on = "store", and no scope')
+        elif not issubclass(kind, _OF_ACCOUNTS):
+            raise ValueError(f'{self.fault} is for the shared store only: on = "store"')
         plain: PlainFault = kind(**{each.name: getattr(self, each.name) for each in fields(kind)})
         coming = self.flapping
         fault = plain if coming is None else Flapping(plain, coming.period_s, coming.down_share)
-        return PlannedDrill(self.on, fault, self.scope, self.account, self.share, self.most_calls, self.lasts)
+        scope = DrillScope.STORE if on is None else self.scope
+        return PlannedDrill(
+            on, fault, scope, self.account, self.share, self.most_calls, self.lasts, self.after
+        )
+
+    def _check_store(self, kind: type[PlainFault]) -> None:
+        if not issubclass(kind, BY_STORE):
+            allowed = ", ".join(kebab(each.__name__) for each in BY_STORE)
+            raise ValueError(f"the shared store can't meet {self.fault}, only {allowed}")
+        given = self.model_fields_set & {"scope", "account", "share", "most_calls"}
+        if given:
+            raise ValueError(f"{', '.join(sorted(given))} can't be said of a fault of the shared store")
 
 
 class StepTable(Table):
@@ -228,9 +266,11 @@ def _lenient(hint: Any) -> Any:
     return hint if simple else Annotated[hint, Field(strict=False)]
 
 
-_KINDS: Final = tuple(dict.fromkeys((*OVER_HTTP, *BY_TOOL, *BY_MODEL)))
+_OF_ACCOUNTS: Final = tuple(dict.fromkeys((*OVER_HTTP, *BY_TOOL, *BY_MODEL, QuotaApiFault)))
 FAULTS: Final[dict[str, type[PlainFault]]] = {
-    kebab(kind.__name__): kind for kind in (*_KINDS, QuotaApiFault) if kind is not RawResponse
+    kebab(kind.__name__): kind
+    for kind in dict.fromkeys((*_OF_ACCOUNTS, *BY_STORE))
+    if kind is not RawResponse
 }
 """The faults that a scenario can name."""
 _TABLES: Final = {name: _fault_table(kind) for name, kind in FAULTS.items()}

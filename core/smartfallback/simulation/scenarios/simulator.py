@@ -13,7 +13,7 @@ from smartfallback.clock import Clock
 from smartfallback.simulation.drills.drill import Drill, DrillScope, DrillView
 from smartfallback.simulation.scenarios.history import RunHistory
 from smartfallback.simulation.scenarios.model import Scenario
-from smartfallback.simulation.scenarios.runner import Caps, ScenarioRun
+from smartfallback.simulation.scenarios.runner import Caps, ScenarioRun, StandIn
 from smartfallback.simulation.scenarios.stage import Stage
 from smartfallback.simulation.scenarios.views import RunView, ScenarioView, SimulationView
 
@@ -44,6 +44,7 @@ class Simulator:
             inside a rehearsal, so that nothing of them is kept.
         mistakes: What is wrong with the user's own scenario files.
         quiet: Entered for the time of a run.
+        stand_in: A system with a shared store, for scenarios about that where this one has none.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Simulator:
         confirm: bool,
         mistakes: tuple[str, ...] = (),
         quiet: Quiet | None = None,
+        stand_in: StandIn | None = None,
     ) -> None:
         self._orchestrator = orchestrator
         self._injector = injector
@@ -68,6 +70,7 @@ class Simulator:
         self._confirm = confirm
         self._mistakes = mistakes
         self._quiet: Quiet = quiet or nullcontext
+        self._stand_in = stand_in
         self._stage = Stage.of(orchestrator, injector)
         self._begun = 0
         self._run: ScenarioRun | None = None
@@ -128,12 +131,16 @@ class Simulator:
                 tuple(step.title for step in scenario.steps),
                 scenario.edge_case,
                 scenario.source,
-                "" if self.running else self._stage.lacking(scenario, snapshot),
+                "" if self.running or self._elsewhere(scenario) else self._stage.lacking(scenario, snapshot),
                 scenario.most_requests,
                 self._stage.touched(scenario, snapshot),
             )
             for scenario in self._scenarios.values()
         )
+
+    def _elsewhere(self, scenario: Scenario) -> StandIn | None:
+        """Where the scenario is played in place of here, None if it is played here."""
+        return self._stand_in if scenario.needs_store and self._injector.store is None else None
 
     # -- scenarios --------------------------------------------------------------------------
 
@@ -167,7 +174,14 @@ class Simulator:
         seed = self._rng.randrange(LARGEST_SEED + 1) if seed is None else seed
         if self._confirm and caps is None:
             caps = CAPS
-        run = ScenarioRun(scenario, self._stage, seed=seed, caps=caps, run_id=f"rehearsal-{self._begun + 1}")
+        run = ScenarioRun(
+            scenario,
+            self._stage,
+            seed=seed,
+            caps=caps,
+            run_id=f"rehearsal-{self._begun + 1}",
+            stand_in=self._elsewhere(scenario),
+        )
         run.check()
         self._begun += 1
         self._run = run
@@ -253,6 +267,7 @@ class Simulator:
                     DrillScope.PROVIDER: (pool.provider_id,),
                     DrillScope.POOL: (pool.name,),
                     DrillScope.ACCOUNT: tuple(account.id for account in pool.accounts),
+                    DrillScope.STORE: (),
                 }[scope]
             )
         )

@@ -87,6 +87,8 @@ class Stage:
 
     def lacking(self, scenario: Scenario, snapshot: Snapshot) -> str:
         """What is not here that ``scenario`` needs, in a sentence; empty if it can be played."""
+        if scenario.needs_store and self.injector.store is None:
+            return "no store is shared with other instances (redis_url, or --redis-url)"
         for role in scenario.roles:
             if role not in self.roles:
                 kind = "local" if role is Role.LOCAL else f"{role.value} cloud"
@@ -97,7 +99,7 @@ class Stage:
                     f": {pool.unavailable}" if pool.unavailable else ""
                 )
         for drill in scenario.drills:
-            why = self._lacking_for(drill, scenario)
+            why = "" if drill.on is None else self._lacking_for(drill, drill.on, scenario)
             if why:
                 return why
         for step in scenario.steps:
@@ -113,15 +115,15 @@ class Stage:
                     return f"{self.roles[action.on].name} has accounts whose quota can't be asked for"
         return ""
 
-    def _lacking_for(self, drill: PlannedDrill, scenario: Scenario) -> str:
-        pool = self.roles[drill.on]
+    def _lacking_for(self, drill: PlannedDrill, on: Role, scenario: Scenario) -> str:
+        pool = self.roles[on]
         if not playable(drill.fault, pool.provider):
             fault = plain_fault_name(drill.fault)
             return f"{pool.name} is of kind {pool.provider.value}, whose calls can't meet {fault}"
         if drill.scope is DrillScope.PROVIDER:
             for role in scenario.roles:
                 other = self.roles[role]
-                if role is not drill.on and other.provider_id == pool.provider_id:
+                if role is not on and other.provider_id == pool.provider_id:
                     return f"{pool.name} and {other.name} share one provider, so both would be down"
         return ""
 
@@ -137,6 +139,6 @@ class Stage:
         """The accounts whose calls may meet the scenario's drills, by id."""
         found: dict[str, None] = {}
         for drill in scenario.drills:
-            if drill.on in self.roles:
+            if drill.on is not None and drill.on in self.roles:
                 found |= {account.id: None for account in self.in_service(drill.on, snapshot)}
         return tuple(found)

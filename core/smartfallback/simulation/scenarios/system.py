@@ -32,7 +32,7 @@ def rehearsable(
     shared: SharedStore | None = None,
     sharing: SharingSpec | None = None,
 ) -> Rehearsable:
-    """The orchestrator of ``spec``, with an injector between its adapters and what they call.
+    """The orchestrator of ``spec``, with an injector between it, its adapters, and what they call.
 
     Args:
         spec: The accounts, pools and chains.
@@ -57,7 +57,7 @@ def rehearsable(
         provider_factory=provider,
         source_factory=injector.source_factory(),
         store=store,
-        shared=shared,
+        shared=None if shared is None else injector.around(shared),
         sharing=sharing,
     )
     tell.append(orchestrator.tell_notice)

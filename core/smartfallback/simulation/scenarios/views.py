@@ -60,6 +60,7 @@ class RunView:
         answered_by: Who gave the latest answer, None before any.
         requests: How many requests the run has sent, and ``tokens`` what they have cost.
         note: Why it ended early, or what could not be cleaned up; empty otherwise.
+        played_on: Where it was played, if not on the system that runs; empty otherwise.
     """
 
     id: str
@@ -75,6 +76,7 @@ class RunView:
     requests: int = 0
     tokens: int = 0
     note: str = ""
+    played_on: str = ""
 
     @property
     def failed_step(self) -> str:

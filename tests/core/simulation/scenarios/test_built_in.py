@@ -26,6 +26,7 @@ SPECIFIED = {
     "auth-revoked",
     "thundering-herd",
     "slow-local-model",
+    "redis-loss",
 }
 
 
