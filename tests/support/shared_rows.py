@@ -148,11 +148,12 @@ def _row(
     if window is None or at >= (window.get("e") or math.inf):
         return Row(at)
     spent, charged = dict(window.get("c") or {}), dict(window.get("x") or {})
-    leased = {
-        name: max(0.0, ceiling - spent.get(name, 0.0))
-        for name, ceiling in dict(window.get("l") or {}).items()
-        if leases.get(name, 0.0) > at
-    }
+    leased: dict[str, float] = {}
+    for name, ceiling in dict(window.get("l") or {}).items():
+        # One whose lease has just ended is charged by whichever script comes next.
+        runs = leases.get(name, 0.0) > at
+        if runs or key != SLOTS:
+            (leased if runs else charged)[name] = max(0.0, ceiling - spent.get(name, 0.0))
     held: dict[str, float] = {}
     for hold, ends_at in holds.items():
         if ends_at > at:

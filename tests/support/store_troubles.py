@@ -54,7 +54,7 @@ TROUBLES = (
     Trouble("killed and back empty", lambda server, _: server.kill(), lambda server, _: server.start()),
     Trouble("frozen", lambda server, _: server.freeze(), lambda server, _: server.thaw()),
     Trouble("200 ms away", _delay, _no_delay),
-    Trouble("flushed", lambda server, _: server.flush(), _nothing, lines=0, noticed=False),
+    Trouble("flushed", lambda server, _: server.flush(), _nothing, noticed=False),
     Trouble("restarted empty", lambda server, _: server.restart(empty=True), _nothing, noticed=False),
 )
 """What every deployment meets sooner or later."""
