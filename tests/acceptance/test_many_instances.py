@@ -103,11 +103,13 @@ async def test_four_processes_of_which_one_is_killed_spend_a_limit_once(tmp_path
         # While it ran, nobody saw more than the limit used and taken, and no more was spent.
         assert seen.looks > 50
         most = LIMIT + (seen.most_taken if mode == "leased" else 0)
-        assert seen.most <= most
+        assert seen.most_held <= most
         assert sum(spent(entries).values()) <= most
         assert most_at_once(entries, killed={4: instances[3].killed_at or 0.0}) <= 200
         # Where the machine is so busy that the store seems slow, a second's use may not have been told.
         slow += [line for each in instances[:3] for line in await trouble_of(each)]
+        if mode == "strict" and not slow:
+            assert seen.most <= LIMIT
         last = [entry for entry in entries if entry.at > (instances[3].killed_at or 0.0) - 1.0]
         unsaid = spent(last).get(4, 0) if slow else 0
         # What the killed one held comes back by its lease, or counts as spent; all else is exact.

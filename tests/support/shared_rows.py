@@ -97,6 +97,8 @@ class Watch:
     latest: Row = field(default_factory=lambda: Row(0.0))
     most: float = 0.0
     """The most that was used and taken."""
+    most_held: float = 0.0
+    """The most that was used and held, slices left out."""
     most_taken: float = 0.0
     looks: int = 0
 
@@ -105,6 +107,7 @@ class Watch:
         self.latest = row
         self.looks += 1
         self.most = max(self.most, row.used + row.taken)
+        self.most_held = max(self.most_held, row.used + sum(row.held.values()))
         self.most_taken = max(self.most_taken, row.taken)
 
 
