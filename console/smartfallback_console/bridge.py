@@ -1,9 +1,9 @@
 """The boundary between the console's thread and the core's.
 
 The core runs on a thread and event loop of its own, so that a repaint never delays a dispatch and
-a slow dispatch never freezes a key. Six things cross: the latest snapshot and with it how rehearsals
-stand (reference reads), new events (a bounded drain), commands, what is asked of the simulator, chats, and
-the turns of chats that are kept.
+a slow dispatch never freezes a key. Seven things cross: the latest snapshot and with it how rehearsals
+stand (reference reads), new events (a bounded drain), once what became of requests before the start (a
+reference read too), commands, what is asked of the simulator, chats, and the turns of chats that are kept.
 
 A chat, seen from the user interface::
 
@@ -26,7 +26,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from smartfallback import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Command,
         CommandResult,
         Event,
+        PastRequest,
         Request,
         SimulationView,
         Snapshot,
@@ -46,6 +47,12 @@ T = TypeVar("T")
 EVENT_BACKLOG = 5_000
 """Events kept for a console that does not look; older ones are dropped and counted."""
 
+LOOK_BACK = 200
+"""So many requests from before the start are read, however many are kept."""
+
+LOOK_BACK_LIMIT_S = 5.0
+"""A store that takes longer to tell of them is not waited for."""
+
 
 class SourceState(StrEnum):
     """How far the core has come."""
@@ -54,6 +61,13 @@ class SourceState(StrEnum):
     RUNNING = "running"
     FAILED = "failed"
     STOPPED = "stopped"
+
+
+class Earlier(NamedTuple):
+    """The requests that ended before anybody listened, newest first; ``until`` in epoch seconds."""
+
+    until: float
+    requests: tuple[PastRequest, ...]
 
 
 class ChatHandle:
@@ -126,6 +140,10 @@ class Source(Protocol):
         """New events and how many were dropped."""
         ...
 
+    def earlier(self) -> Earlier | None:
+        """What became of requests before the events that are drained here; None until that has been read."""
+        ...
+
     def watch(self, interval_s: float | None) -> None:
         """How often to make a snapshot; None while nobody looks."""
         ...
@@ -170,6 +188,7 @@ class CoreThread:
         self._failure = ""
         self._snapshot: Snapshot | None = None
         self._simulation: SimulationView | None = None
+        self._earlier: Earlier | None = None
         self._interval: float | None = None
         self._subscription: Subscription | None = None
         self._engine: Engine | None = None
@@ -223,6 +242,10 @@ class CoreThread:
     def drain(self) -> tuple[tuple[Event, ...], int]:
         """New events and how many were dropped."""
         return ((), 0) if self._subscription is None else self._subscription.drain()
+
+    def earlier(self) -> Earlier | None:
+        """What became of requests before this start; None until that has been read."""
+        return self._earlier
 
     def watch(self, interval_s: float | None) -> None:
         """How often to make a snapshot, in seconds; None while nobody looks."""
@@ -317,9 +340,14 @@ class CoreThread:
             self._subscription = self._engine.subscribe(self._backlog)
             self._take(self._engine)
             self._state = SourceState.RUNNING
+            # In this very turn of the loop the subscription began: what has ended by now, no event tells.
+            until = self._snapshot.at if self._snapshot is not None else 0.0
+            looking_back = asyncio.create_task(self._look_back(self._engine, until))
             try:
                 await self._publish(self._engine)
             finally:
+                looking_back.cancel()
+                await asyncio.gather(looking_back, return_exceptions=True)
                 await self._end_chats()
                 self._engine.unsubscribe(self._subscription)
 
@@ -337,6 +365,14 @@ class CoreThread:
         self._snapshot = engine.snapshot()
         if self._simulator is not None:
             self._simulation = self._simulator.view()
+
+    async def _look_back(self, engine: Engine, until: float) -> None:
+        """Read once what became of requests before ``until`` (epoch seconds)."""
+        past: tuple[PastRequest, ...] = ()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_BACK_LIMIT_S):
+                past = await engine.history(LOOK_BACK)
+        self._earlier = Earlier(until, tuple(request for request in past if request.at <= until))
 
     async def _execute(self, command: Command) -> CommandResult:
         if self._engine is None:

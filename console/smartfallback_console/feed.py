@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smartfallback_console.bridge import EVENT_BACKLOG, Source, SourceState
+from smartfallback_console.bridge import EVENT_BACKLOG, Earlier, Source, SourceState
 
 if TYPE_CHECKING:
     from smartfallback import Event, SimulationView, Snapshot
@@ -25,7 +25,8 @@ class Tick:
     """What one look at the core brought.
 
     ``age_s`` is how long the newest snapshot has been the newest; ``waiting`` counts the events held
-    back by a pause, ``dropped`` those lost since the start.
+    back by a pause, ``dropped`` those lost since the start. ``earlier`` stands in one tick only, the first
+    for which it is known.
     """
 
     snapshot: Snapshot | None
@@ -38,6 +39,7 @@ class Tick:
     dropped: int
     simulation: SimulationView | None = None
     at: float = 0.0
+    earlier: Earlier | None = None
 
     @property
     def stale(self) -> bool:
@@ -61,6 +63,7 @@ class Feed:
         self._changed_at = clock()
         self._held: deque[Event] = deque(maxlen=EVENT_BACKLOG)
         self._dropped = 0
+        self._looked_back = False
         self.paused = False
 
     def open(self) -> None:
@@ -80,12 +83,16 @@ class Feed:
             self._changed_at = now
         events, dropped = self._source.drain()
         self._dropped += dropped
+        earlier: Earlier | None = None
         if self.paused:
             self._dropped += max(0, len(self._held) + len(events) - EVENT_BACKLOG)
             self._held.extend(events)
             events = ()
         else:
             self._shown = latest
+            if not self._looked_back:
+                earlier = self._source.earlier()
+                self._looked_back = earlier is not None
             if self._held:
                 events = (*self._held, *events)
                 self._held.clear()
@@ -100,4 +107,5 @@ class Feed:
             self._dropped,
             self._source.simulation(),
             0.0 if latest is None else latest.at,
+            earlier,
         )

@@ -180,6 +180,14 @@ def clock_time(at: float) -> str:
         return "--:--:--"
 
 
+def calendar_date(at: float) -> str:
+    """The local date of an epoch time, dashes for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d")
+    except (OverflowError, OSError, ValueError):
+        return "----------"
+
+
 def parse_duration(text: str) -> float | None:
     """Seconds of ``90``, ``90s``, ``10m``, ``2h``, ``1d``.
 

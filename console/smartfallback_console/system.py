@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Drill,
         DrillView,
         Event,
+        PastRequest,
         Request,
         RunView,
         SimulationView,
@@ -50,6 +51,10 @@ class Engine(Protocol):
 
     def stream(self, request: Request) -> AsyncIterator[Event]:
         """The events of one request."""
+        ...
+
+    async def history(self, limit: int = ...) -> tuple[PastRequest, ...]:
+        """The requests that ended last, the newest first, also before this start; on the core's loop."""
         ...
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from smartfallback import ChatSessions, ChatTurn, RunView, SessionsLostError
+from smartfallback import ChatSessions, ChatTurn, PastRequest, RunView, SessionsLostError
 from smartfallback.model.commands import Command, CommandResult, Drain
 from smartfallback.model.events import Delta, Event
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
@@ -57,6 +57,8 @@ class Core:
     unsubscribed: bool = False
     simulator: Simulator | None = None
     sessions: Saved = field(default_factory=Saved)
+    past: tuple[PastRequest, ...] | None = ()
+    """What history tells; None for a store that does not answer."""
 
     @property
     def orchestrator(self) -> Core:
@@ -90,6 +92,12 @@ class Core:
             finally:
                 self.cancelled = True
         yield Delta(2, 0.0, "r", "second")
+
+    async def history(self, limit: int = 0) -> tuple[PastRequest, ...]:
+        self.threads.add(threading.get_ident())
+        if self.past is None:
+            await asyncio.Event().wait()
+        return (self.past or ())[:limit]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Core]:

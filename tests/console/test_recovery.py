@@ -213,7 +213,7 @@ async def test_the_view_goes_on_while_it_is_open_and_the_cursor_stays_on_its_req
 
 async def test_enter_on_a_recovery_opens_its_request_as_far_as_the_feed_has_it(console: Opener) -> None:
     view = recovering()
-    known = recovery_data.record("torn", 1, recovery_data.CUT.category, "ag-3", "copilot-work")
+    known = recovery_data.record("torn", 0, recovery_data.CUT.category, "ag-3", "copilot-work")
     view = replace(view, recovery=RecoveryView((known, *view.recovery.recent), view.recovery.overall))
     async with console(ScriptedSource(view, stories()), size=(120, 40)) as running:
         await running.press("v", *["down"] * 3, "enter")

@@ -39,7 +39,7 @@ from smartfallback import (
     Usage,
 )
 from smartfallback_console import themes
-from smartfallback_console.bridge import ChatHandle, SourceState
+from smartfallback_console.bridge import ChatHandle, Earlier, SourceState
 from smartfallback_console.chat.pane import ChatPane
 from smartfallback_console.system import Simulator
 from support.clock import FakeClock
@@ -66,6 +66,9 @@ class ScriptedSource:
 
     def drain(self) -> tuple[tuple[Event, ...], int]:
         return (), 0
+
+    def earlier(self) -> Earlier | None:
+        return None
 
     def watch(self, interval_s: float | None) -> None:
         pass

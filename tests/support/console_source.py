@@ -19,7 +19,7 @@ from smartfallback.model.decisions import AdminState, Skip, SkipReason
 from smartfallback.model.events import Event
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
-from smartfallback_console.bridge import ChatHandle, SourceState
+from smartfallback_console.bridge import ChatHandle, Earlier, SourceState
 from smartfallback_console.system import Simulator
 from support import console_data
 from support.console_simulation import ScriptedSimulator
@@ -51,6 +51,8 @@ class ScriptedSource:
         self.snapshot = (snapshot or console_data.snapshot()) if ready else None
         self.pending = (console_data.events() if events is None else events) if ready else ()
         self.dropped = 0
+        self.past: Earlier | None = None
+        """What became of requests before this start; a test may put it here."""
         self.interval: float | None = None
         self.commands: list[Command] = []
         self.refuse = ""
@@ -63,6 +65,9 @@ class ScriptedSource:
         taken, self.pending = self.pending, ()
         dropped, self.dropped = self.dropped, 0
         return taken, dropped
+
+    def earlier(self) -> Earlier | None:
+        return self.past
 
     def watch(self, interval_s: float | None) -> None:
         self.interval = interval_s

@@ -10,10 +10,10 @@ from textual.content import Content
 from smartfallback_console.chat.commands import CommandError
 from smartfallback_console.chat.forget_dialog import ForgetDialog
 from smartfallback_console.chat.session_desk import SessionDesk
-from smartfallback_console.chat.session_list import SessionList, about, date
+from smartfallback_console.chat.session_list import SessionList, about
 from smartfallback_console.chat.wording import MUTED, Piece, content
 from smartfallback_console.dialogs.choose import ChooseDialog
-from smartfallback_console.formatting import clean, fit
+from smartfallback_console.formatting import calendar_date, clean, fit
 
 if TYPE_CHECKING:
     from smartfallback import ChatSession, ChatTranscript
@@ -163,7 +163,7 @@ def heading(transcript: ChatTranscript, shown: int) -> Content:
     """What stands above the turns of a session that was opened again."""
     session = transcript.session
     turns = "1 turn" if session.turns == 1 else f"{session.turns} turns"
-    said = f" · {turns} since {date(session.began_at)}"
+    said = f" · {turns} since {calendar_date(session.began_at)}"
     if shown < session.turns:
         said += f", the newest {shown} are shown"
     return content([Piece(f"“{clean(session.title)}”", "bold"), Piece(said, MUTED)])

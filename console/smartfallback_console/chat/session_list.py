@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from textual.content import Content
@@ -10,7 +9,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from smartfallback_console.chat.wording import MUTED, Piece, content
-from smartfallback_console.formatting import age, cell_len, clean, fit
+from smartfallback_console.formatting import age, calendar_date, cell_len, clean, fit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,15 +37,7 @@ def when(at: float, now: float) -> str:
         return "just now"
     if passed < 7 * 86_400:
         return f"{age(passed)} ago"
-    return date(at)
-
-
-def date(at: float) -> str:
-    """A local date, dashes for one that no calendar has."""
-    try:
-        return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d")
-    except (OverflowError, OSError, ValueError):
-        return "----------"
+    return calendar_date(at)
 
 
 class SessionList(Widget):

@@ -13,7 +13,8 @@ from textual.widgets import Static
 
 from smartfallback_console.changes import NoteEntry
 from smartfallback_console.course import KINDS, QUEUE_SIGN, Outcome, in_words
-from smartfallback_console.formatting import clean, clock_time, duration, fit, latency
+from smartfallback_console.formatting import calendar_date, clean, clock_time, duration, fit, latency
+from smartfallback_console.routing import StartEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,11 +102,28 @@ def entry_dialog(entry: Entry, now: Callable[[], float]) -> DetailsDialog:
             [(entry.text, "")],
         ]
         return DetailsDialog("Change of state", lines)
+    if isinstance(entry, StartEntry):
+        return DetailsDialog("Before this start", _before(entry))
 
     def lines_now() -> list[list[Piece]]:
         return list(_request(entry, now()))
 
     return DetailsDialog(f"Request {entry.request_id}", lines_now(), latest=lines_now)
+
+
+def _before(entry: StartEntry) -> list[list[Piece]]:
+    """What the rule between the starts means."""
+    requests = "request" if entry.count == 1 else "requests"
+    return [
+        [(f"{entry.count} {requests} above the rule", "bold"), (f"  ended before {_moment(entry.at)}", DIM)],
+        [],
+        [("The latest of those that are kept over a restart. Of each there is the path, how it ended,", "")],
+        [("latency, tokens and cost; nothing of what was asked or answered.", "")],
+    ]
+
+
+def _moment(at: float) -> str:
+    return f"{calendar_date(at)} {clock_time(at)}"
 
 
 def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
@@ -117,7 +135,8 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
         Outcome.CANCELLED: DIM,
     }
     head: list[Piece] = [(entry.outcome.value, f"bold {tones[entry.outcome]}")]
-    head.append((f"  {entry.origin}, chain {entry.chain or '—'}, {clock_time(entry.at)}", DIM))
+    came = _moment(entry.at) if entry.before_start else clock_time(entry.at)
+    head.append((f"  {entry.origin}, chain {entry.chain or '—'}, {came}", DIM))
     yield head
     facts = [f"latency {latency(entry.latency_s)}"]
     if entry.first_token_s is not None:
@@ -130,6 +149,8 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
     for degradation in entry.degradations:
         kind, said = KINDS[degradation.kind][0], in_words(degradation)
         yield [(f"▽ {kind}", "$warning"), (f": {said}" if said != kind else "", "")]
+    if entry.degraded and entry.cached_age_s is None:
+        yield [("▽ degraded", "$warning"), (": less than what was asked for", "")]
     for seam in entry.seams:
         repeated = f"; {seam.overlap} repeated characters removed" if seam.overlap else ""
         yield [("⇢ ", "$warning"), (f"broke off at {seam.broken} after {seam.at} characters", "")]
@@ -137,10 +158,10 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
     if entry.cached_age_s is not None:
         yield [("▽ from the cache: ", "$warning"), (f"{entry.cached_from} gave it to an equal request", "")]
         yield [(f"  {duration(entry.cached_age_s)} before", DIM)]
-    if entry.failure is not None:
-        yield [("✗ ", "$error"), (str(entry.failure), "")]
-        if entry.failure.hint:
-            yield [("  " + entry.failure.hint, DIM)]
+    if entry.error:
+        yield [("✗ ", "$error"), (entry.error, "")]
+        if entry.hint:
+            yield [("  " + entry.hint, DIM)]
         if entry.partial_chars:
             yield [(f"  {entry.partial_chars} characters had been delivered", DIM)]
         if entry.next_available_at is not None:
@@ -159,6 +180,25 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
     if not entry.hops and entry.decision is not None:
         yield []
         yield from _decision(entry.decision)
+    if entry.before_start:
+        yield from _kept(entry)
+
+
+def _kept(entry: RequestEntry) -> Iterator[list[Piece]]:
+    """What is known of a request from before the start besides its path, and what is not."""
+    if entry.recovery is not None:
+        done = ", ".join(action.value.replace("_", " ") for action in entry.recovery.actions) or "nothing"
+        yield []
+        yield [("Recovery  ", DIM), (done, ""), (f" in {latency(entry.recovery.total_s)}", DIM)]
+    lost = ["why each account was chosen: its rule, the candidates with their scores and those skipped"]
+    if any(hop.failure is not None for hop in entry.hops):
+        lost.append("what was said about each failed attempt")
+    if entry.degraded and entry.cached_age_s is None:
+        lost.append("in what way the answer was less than what was asked for")
+    yield []
+    yield [("From before this start. Not kept of it:", "bold")]
+    for number, text in enumerate(lost, 1):
+        yield [(f"  {text}{'.' if number == len(lost) else ','}", DIM)]
 
 
 def _wait(wait: Wait, now: float) -> Iterator[list[Piece]]:
@@ -194,6 +234,8 @@ def _hop(number: int, hop: Hop, entry: RequestEntry) -> Iterator[list[Piece]]:
     else:
         end = (entry.outcome.value, DIM)
     yield [(f"Attempt {number}  ", DIM), (hop.account, "bold"), (f"  {hop.pool}  ", DIM), end]
+    if entry.before_start and hop.model:
+        yield [(f"  {hop.model}", DIM)]
     if hop.hedge:
         yield [("  ∥ hedge: asked beside the attempt before, which had given no token yet", DIM)]
     elif entry.goes_on(number - 1):

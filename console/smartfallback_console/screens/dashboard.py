@@ -153,6 +153,8 @@ class Dashboard(Screen[None]):
         tick = self.tick = self.feed.tick()
         if tick.dropped != self.routing.dropped:
             self.routing.dropped = tick.dropped
+        if tick.earlier is not None:
+            self.routing.look_back(tick.earlier)
         if tick.events:
             self.routing.apply(tick.events)
             self._announce(tick.events)
@@ -175,7 +177,7 @@ class Dashboard(Screen[None]):
     def _draw(self, tick: Tick) -> None:
         """All panes, as far as they differ."""
         self.query_one(Header).show(tick, read_only=self.READ_ONLY)
-        if tick.events:
+        if tick.events or tick.earlier is not None:
             self.query_one(RoutingFeed).show()
         drills = tick.simulation.drills if tick.simulation is not None else ()
         if tick.snapshot is not None and (tick.snapshot is not self._drawn or drills != self._drills):
@@ -332,9 +334,14 @@ class Dashboard(Screen[None]):
         while self.in_sight and self.app.screen is not self:
             self.app.pop_screen()
 
-    def tell(self, request_id: str) -> None:
-        """The whole story of a request, if the feed still has it."""
-        entry = self.routing.find(request_id)
+    def tell(self, request_id: str, ended_at: float | None = None) -> None:
+        """The whole story of a request, if the feed still has it.
+
+        Args:
+            request_id: Its name.
+            ended_at: When it ended, in epoch seconds; None for one that runs or waits.
+        """
+        entry = self.routing.find(request_id, ended_at)
         if entry is None:
             self.operations.say("The routing feed no longer holds this request.", "warning")
         else:

@@ -96,7 +96,7 @@ class RecoveryScreen(View):
     def opened(self, event: RecoveryLog.Opened) -> None:
         """The whole story of a request."""
         event.stop()
-        self.dashboard.tell(event.request_id)
+        self.dashboard.tell(event.request_id, event.ended_at)
 
 
 class OperatorRecoveryScreen(RecoveryScreen):

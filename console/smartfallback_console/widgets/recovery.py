@@ -269,9 +269,10 @@ class RecoveryLog(LineView):
     class Opened(Message):
         """The operator wants the whole story of a request."""
 
-        def __init__(self, request_id: str) -> None:
+        def __init__(self, request_id: str, ended_at: float | None) -> None:
             super().__init__()
             self.request_id = request_id
+            self.ended_at = ended_at
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name
         super().__init__(id=id)
@@ -345,8 +346,10 @@ class RecoveryLog(LineView):
 
     def action_open_row(self) -> None:
         """Ask for the whole story of the request under the cursor."""
-        if self.chosen:
-            self.post_message(self.Opened(self.chosen))
+        row = self._rows[self.cursor] if self.cursor < len(self._rows) else None
+        if isinstance(row, QueuedView | RecoveryRecord):
+            ended_at = row.at if isinstance(row, RecoveryRecord) else None
+            self.post_message(self.Opened(row.request_id, ended_at))
 
     def on_click(self, event: events.Click) -> None:
         """Move the cursor; a second click opens."""

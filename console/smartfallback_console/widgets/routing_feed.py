@@ -1,4 +1,7 @@
-"""The live routing feed: one line a request, in the order in which they came."""
+"""The live routing feed: one line a request, in the order in which they came.
+
+Requests from before this start stand dimmed above a rule that says so.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from smartfallback_console.changes import NoteEntry, Severity
-from smartfallback_console.course import Outcome, Role, headline
+from smartfallback_console.course import Outcome, Role
 from smartfallback_console.formatting import cell_len, clean, clock_time, count, fit, latency
-from smartfallback_console.routing import Entry, RequestEntry, RoutingLog
+from smartfallback_console.routing import Entry, RequestEntry, RoutingLog, StartEntry
 from smartfallback_console.widgets.lines import Line, LineView, LineWriter
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ SEVERITY_SIGNS = {
     Severity.ERROR: "✕",
 }
 
+
+BEFORE = "before this start"
 
 RULES = {
     "best of the top by score": "best score",
@@ -79,8 +84,10 @@ class RoutingFeed(LineView):
         """Draw the log as it stands now."""
         chosen = self._shown[self.cursor] if 0 <= self.cursor < len(self._shown) else None
         needle = self.pattern.casefold()
-        entries = self._log.entries
-        self._shown = [entry for entry in entries if entry.matches(needle)] if needle else list(entries)
+        self._shown = []
+        for entry in self._log.entries:
+            if self._shown if isinstance(entry, StartEntry) else not needle or entry.matches(needle):
+                self._shown.append(entry)
         if self.following or chosen is None:
             self.cursor = len(self._shown) - 1
         elif self.cursor >= len(self._shown) or self._shown[self.cursor] is not chosen:
@@ -105,6 +112,9 @@ class RoutingFeed(LineView):
             self.border_title = title
         behind = len(self._shown) - 1 - self.cursor
         parts = [] if self.following else [f"{behind} newer · end follows"]
+        chosen = self._shown[self.cursor] if 0 <= self.cursor < len(self._shown) else None
+        if isinstance(chosen, RequestEntry) and chosen.before_start:
+            parts.insert(0, BEFORE)
         if self._log.dropped:
             parts.append(f"{count(self._log.dropped)} events dropped")
         subtitle = " · ".join(parts)
@@ -125,7 +135,10 @@ class RoutingFeed(LineView):
         entry = self._shown[index]
         if isinstance(entry, NoteEntry):
             return note_line(entry, width, ink)
-        return request_line(entry, width, ink)
+        if isinstance(entry, StartEntry):
+            return start_line(entry, width, ink)
+        line = request_line(entry, width, ink)
+        return dimmed(line, ink) if entry.before_start else line
 
     def line_background(self, index: int, ink: Ink) -> Style | None:
         """The cursor's line, once the reader has moved it."""
@@ -206,14 +219,14 @@ def request_line(entry: RequestEntry, width: int, ink: Ink) -> Line:
     """Time, origin, path, latency, tokens and whether the answer is degraded."""
     out, tail = LineWriter(), LineWriter()
     if width >= 46:
-        out.put(clock_time(entry.at), ink.muted).space()
+        out.put(fit(entry.day, 8) if entry.day else clock_time(entry.at), ink.muted).space()
     elif width >= 30:
-        out.put(clock_time(entry.at)[3:], ink.muted).space()
+        out.put(entry.day or clock_time(entry.at)[3:], ink.muted).space()
     if width >= 56:
         tone = ink.accent if entry.origin == "chat" else ink.muted
         out.put(fit(ORIGINS.get(entry.origin, entry.origin), 7), tone).space()
-    if entry.degradations:
-        tail.put(" ▽ " + (headline(entry.degradations) if width >= 90 else ""), ink.warning)
+    if entry.lack:
+        tail.put(" ▽ " + (entry.lack if width >= 90 else ""), ink.warning)
     if width >= 40:
         tail.put(fit(latency(entry.latency_s) if entry.latency_s is not None else "", 7, "right"), ink.text)
     if width >= 64:
@@ -243,6 +256,9 @@ def _why(entry: RequestEntry, room: int) -> str:
         until = "" if wait.expires_at is None else f"until {clock_time(wait.expires_at)}"
         return until if cell_len(until) <= room else ""
     hop = entry.winner
+    if hop is not None and entry.before_start and entry.outcome is Outcome.ANSWERED:
+        texts = (f"{clean(hop.pool)} · {clean(hop.model)}", clean(hop.pool))
+        return next((text for text in texts if cell_len(text) <= room), "")
     if hop is None or hop.decision is None or entry.outcome is Outcome.FAILED:
         return ""
     rule = RULES.get(hop.decision.rule.value, hop.decision.rule.value)
@@ -293,6 +309,21 @@ def _path(entry: RequestEntry, ink: Ink, hidden: int = 0) -> LineWriter:
     if entry.outcome is Outcome.FAILED:
         out.put("  failed", ink.error)
     return out
+
+
+def start_line(entry: StartEntry, width: int, ink: Ink) -> Line:
+    """The rule under the requests from before this start."""
+    texts = (f" ↑ {BEFORE}, {clock_time(entry.at)} ", f" ↑ {BEFORE} ", f" {BEFORE} ")
+    text = next((text for text in texts if cell_len(text) + 4 <= width), BEFORE)
+    room = width - cell_len(text)
+    if room <= 0:
+        return LineWriter().put(fit(text, width), ink.muted).line()
+    return LineWriter().put("─" * (room // 2) + text + "─" * (room - room // 2), ink.muted).line()
+
+
+def dimmed(line: Line, ink: Ink) -> Line:
+    """A line in one quiet tone; its signs and words say without colours what they did."""
+    return LineWriter().put("".join(piece.text for piece in line), ink.muted).line()
 
 
 def note_line(entry: NoteEntry, width: int, ink: Ink) -> Line:
