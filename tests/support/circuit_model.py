@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -269,13 +269,20 @@ class CircuitModel:
     def needed(self) -> int:
         return 1 if self.test else self.settings.success_threshold
 
+    def twin(self) -> CircuitModel:
+        """The same again, to try out what would become of it."""
+        twin = copy(self)
+        twin.calls = [copy(call) for call in self.calls]
+        twin.results, twin.told, twin.breaks = list(self.results), list(self.told), list(self.breaks)
+        return twin
+
     def admits(self) -> bool:
-        return deepcopy(self).acquire() is not None
+        return self.twin().acquire() is not None
 
     def blocked_until(self) -> float | None:
         if self.admits():
             return None
-        later = deepcopy(self)
+        later = self.twin()
         before = later.generation
         later.catch_up()
         if self.state in (CLOSED, HALF_OPEN):
@@ -284,7 +291,7 @@ class CircuitModel:
             # Of all the times at which something ends by itself, the first after which it admits.
             ends = {call.lease for call in self.own(probes=True) if call.lease is not None}
             for end in sorted(ends | {self.elsewhere}):
-                later = deepcopy(self)
+                later = self.twin()
                 later.slow_s, later.now = math.inf, end  # a probe that hangs would not end by itself
                 if end > self.now and later.admits():
                     return end

@@ -428,7 +428,7 @@ class Life(RuleBasedStateMachine):
 def test_10_000_steps_of_random_lives_are_the_models_and_reach_every_state_and_transition() -> None:
     Life.steps, Life.visited = 0, Counter()
     run_state_machine_as_test(
-        Life, settings=settings(deadline=None, max_examples=400, stateful_step_count=50)
+        Life, settings=settings(deadline=None, max_examples=300, stateful_step_count=50)
     )
     assert Life.steps >= 10_000
     assert set(Life.visited) == TRANSITIONS
