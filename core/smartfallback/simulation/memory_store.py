@@ -38,6 +38,8 @@ PLACE: Final = "a store in this process that stands in for Redis"
 SLOTS: Final = "slots"
 _EDGE: Final = 0.01
 """Windows are told apart by their times; clocks may differ by this share of a window's length."""
+_ROUNDING: Final = 1e-12
+"""Sums differ by this share, depending on their order."""
 _MOST_ENDED: Final = 10_000
 """Reservations that are remembered as ended."""
 
@@ -109,43 +111,63 @@ class MemorySharedStore:
         """See :meth:`SharedStore.reserve`."""
         account, now = self._account(hold.account), self._clock.time()
         self._end(account, hold.ended, now)
+        if hold.ended:
+            # What they have spent is counted in the same moment in which they hold nothing any more.
+            self._take_in(account, hold.windows, instance, now)
         keys = [window.key for window in hold.windows]
         if hold.id in account.ended:
             return self._reply(hold.account, keys, now, "ended")
         if hold.id in account.holds:
             return self._reply(hold.account, keys, now)
-        for told in hold.windows:
-            window, rolled = _place(account, told, now)
-            if rolled:
-                return self._reply(hold.account, keys, now, "rolled")
-            account.windows[told.key] = _taken_in(window, told, instance)
+        before = dict(account.windows)
+        if not self._take_in(account, hold.windows, instance, now):
+            account.windows = before
+            return self._reply(hold.account, keys, now, "rolled")
         reason = self._refusal(account, instance, hold)
-        if not reason:
-            amounts = {
-                key: (account.windows[key].started_at, amount)
-                for key, amount in hold.amounts.items()
-                if key in account.windows
-            }
-            account.holds[hold.id] = _Hold(now + hold.lease_s, instance, amounts)
+        if reason:
+            account.windows = before
+            return self._reply(hold.account, keys, now, reason)
+        amounts = {
+            key: (account.windows[key].started_at, amount)
+            for key, amount in hold.amounts.items()
+            if key in account.windows
+        }
+        account.holds[hold.id] = _Hold(now + hold.lease_s, instance, amounts)
         account.version += 1
-        return self._reply(hold.account, keys, now, reason)
+        return self._reply(hold.account, keys, now)
+
+    @staticmethod
+    def _take_in(account: _Account, windows: Iterable[WindowReport], instance: str, now: float) -> bool:
+        """Take in what is told of windows; False if one of them is another than is stored."""
+        fits = True
+        for told in windows:
+            window, rolled = _place(account, told, now)
+            fits = fits and not rolled
+            if not rolled:
+                account.windows[told.key] = _taken_in(window, told, instance)
+        return fits
 
     def _refusal(self, account: _Account, instance: str, hold: HoldRequest) -> str:
         """Why a reservation can't be made; empty if it can."""
-        if len(account.holds) + 1 > hold.most_running:
-            return f"{SLOTS}: {len(account.holds)} of {hold.most_running} are taken"
+        places = account.windows.get(SLOTS)
+        taken = len(account.holds) + (_slice(places, instance) if places else 0.0)
+        if taken + 1 > hold.most_running:
+            return f"{SLOTS}: {taken:g} of {hold.most_running} are taken"
         for told in hold.windows:
             amount = hold.amounts.get(told.key)
-            if amount is None or told.key == SLOTS:
+            if amount is None:
                 continue
-            before = account.windows[told.key].used + sum(self._held(account, told.key).values())
-            if before >= told.cap or before + told.held + amount > told.cap * (1 + 1e-12):
-                return f"{told.key}: {before:g} of {told.cap:g} is used or held"
             window = account.windows[told.key]
-            spent, ceiling = window.spent.get(instance, 0.0), window.ceilings.get(instance, 0.0)
-            # Its own slice makes way, but for what runs on it without having been asked for.
-            room = max(0.0, min(ceiling - spent - told.held, told.cap - before - told.held - amount))
-            account.windows[told.key] = _with_ceiling(window, instance, spent + told.held + room, spent)
+            before = window.used + self._held_of(account, told.key)
+            asked = before + told.held + amount
+            if before >= told.cap or asked > told.cap * (1 + _ROUNDING):
+                return f"{told.key}: {before:g} of {told.cap:g} is used or held"
+            leased = _slice(window, instance)
+            if leased > told.held:
+                # Its own slice makes way, but for what runs on it without having been asked for.
+                room = max(0.0, min(leased - told.held, told.cap - asked))
+                spent = window.spent.get(instance, 0.0)
+                account.windows[told.key] = _with_ceiling(window, instance, spent + told.held + room)
         return ""
 
     async def report(
@@ -166,10 +188,9 @@ class MemorySharedStore:
             if rolled:
                 continue
             window = _taken_in(window, told, instance)
-            held = sum(self._held(account, told.key).values())
-            spent = window.spent.get(instance, 0.0)
-            ceiling = spent + told.held + _grant(told, told.cap - window.used - held - told.held)
-            account.windows[told.key] = _with_ceiling(window, instance, max(ceiling, told.keeps), spent)
+            free = told.cap - window.used - self._held_of(account, told.key) - told.held
+            ceiling = window.spent.get(instance, 0.0) + told.held + _grant(told, free)
+            account.windows[told.key] = _with_ceiling(window, instance, max(ceiling, told.keeps))
         account.version += 1
         keys = [window.key for window in report.windows]
         return self._reply(report.account, [*keys, *report.also], now)
@@ -194,6 +215,10 @@ class MemorySharedStore:
             if amount and window is not None and began == window.started_at:
                 held[hold.instance] = held.get(hold.instance, 0.0) + amount
         return held
+
+    def _held_of(self, account: _Account, key: str) -> float:
+        held = sum(self._held(account, key).values())
+        return max(float(len(account.holds)), held) if key == SLOTS else held
 
     def _reply(self, name: str, keys: Iterable[str], now: float, reason: str = "") -> QuotaReply:
         account = self._accounts[name]
@@ -289,13 +314,20 @@ def _taken_in(window: SharedWindow, told: WindowReport, instance: str) -> Shared
 
 def _grant(told: WindowReport, free: float) -> float:
     """How much of ``free`` an instance that is alone gets: half of it, or all that it needs."""
-    grant = max(0.0, min(told.want, max(free / 2, min(told.need, free))))
+    half = math.floor(free / 2 * 10_000) / 10_000
+    grant = max(0.0, min(told.want, max(half, min(told.need, free))))
     return math.floor(grant + 1e-9) if told.key == SLOTS else grant
 
 
-def _with_ceiling(window: SharedWindow, instance: str, ceiling: float, spent: float) -> SharedWindow:
+def _slice(window: SharedWindow, instance: str) -> float:
+    """What an instance has leased and not spent."""
+    return max(0.0, window.ceilings.get(instance, 0.0) - window.spent.get(instance, 0.0))
+
+
+def _with_ceiling(window: SharedWindow, instance: str, ceiling: float) -> SharedWindow:
     ceilings = {name: each for name, each in window.ceilings.items() if name != instance}
-    return replace(window, ceilings={**ceilings, instance: ceiling} if ceiling > spent else ceilings)
+    stands = ceiling > window.spent.get(instance, 0.0)
+    return replace(window, ceilings={**ceilings, instance: ceiling} if stands else ceilings)
 
 
 def _holds(before: Fact | None, told: Fact, rule: FactRule) -> Fact:
