@@ -13,6 +13,8 @@ from smartfallback import (
     AttemptRecord,
     AttemptResult,
     AttemptStarted,
+    Degradation,
+    DegradationKind,
     ErrorCategory,
     Failure,
     RequestCancelled,
@@ -247,6 +249,7 @@ def past_entry(past: PastRequest, until: float) -> RequestEntry:
     """
     began = past.at - past.latency_s
     date = calendar_date(began)
+    cached = past.cached_age_s is not None
     entry = RequestEntry(
         seq=0,
         at=began,
@@ -259,11 +262,12 @@ def past_entry(past: PastRequest, until: float) -> RequestEntry:
         error=past.error,
         ended_at=past.at,
         outcome=Outcome(past.ending.value),
-        degraded=past.degraded,
+        degraded=past.degraded and not cached,
         before_start=True,
         day="" if date == calendar_date(until) else date[5:],
         cached_age_s=past.cached_age_s,
-        cached_from=past.account if past.cached_age_s is not None else "",
+        cached_from=past.account if cached else "",
+        degradations=[Degradation(DegradationKind.CACHED, "")] if cached else [],
         recovery=past.recovery,
     )
     if entry.outcome is Outcome.ANSWERED:

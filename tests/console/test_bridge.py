@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from smartfallback import ChatSessions, ChatTurn, PastRequest, RunView, SessionsLostError
+from smartfallback import ChatSessions, ChatTurn, Ending, Origin, PastRequest, RunView, SessionsLostError
 from smartfallback.model.commands import Command, CommandResult, Drain
 from smartfallback.model.events import Delta, Event
 from smartfallback.model.outcomes import ErrorCategory, Failure, RequestError
 from smartfallback.model.requests import Request
 from smartfallback.model.snapshot import Snapshot
-from smartfallback_console.bridge import CoreThread, SourceState
+from smartfallback_console import bridge
+from smartfallback_console.bridge import LOOK_BACK, CoreThread, Earlier, SourceState
 from smartfallback_console.system import Simulator, Subscription
 from support import console_data, console_simulation
 from support.console_simulation import ScriptedSimulator
@@ -306,3 +307,40 @@ async def test_turns_are_kept_and_sessions_asked_for_on_the_cores_thread(core: C
     thread.keep_turn(turn)
     with pytest.raises(RuntimeError, match="stopped"):
         thread.sessions(look)
+
+
+def ended(name: str, at: float) -> PastRequest:
+    return PastRequest(name, at, name, "default", Origin.API, Ending.ANSWERED, (), 0.1)
+
+
+async def test_what_ended_before_the_events_began_is_read_once_and_on_the_core_s_thread(core: Core) -> None:
+    now = console_data.NOW
+    other = ended("of another instance, a moment later", now + 0.1)
+    core.past = (other, *(ended(str(number), now - number) for number in range(LOOK_BACK + 50)))
+    async with started(core) as thread:
+        await until(lambda: thread.earlier() is not None)
+        assert thread.earlier() == Earlier(now, core.past[1:LOOK_BACK])
+        core.past = ()
+        assert thread.earlier() is thread.earlier() is not None
+    assert threading.get_ident() not in core.threads
+
+
+async def test_history_that_does_not_answer_holds_nothing_up(core: Core) -> None:
+    core.past = None
+    async with started(core) as thread:
+        assert thread.state is SourceState.RUNNING
+        assert thread.latest() is not None
+        handle = thread.start_chat(REQUEST)
+        await until(lambda: handle.done)
+        assert thread.earlier() is None
+    assert core.closed
+
+
+async def test_history_is_waited_for_no_longer_than_its_time(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "LOOK_BACK_LIMIT_S", 0.01)
+    core.past = None
+    async with started(core) as thread:
+        await until(lambda: thread.earlier() is not None)
+        assert thread.earlier() == Earlier(console_data.NOW, ())

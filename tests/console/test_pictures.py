@@ -16,6 +16,7 @@ from support import console_simulation
 from support.console_data import hostile_store, snapshot, stored
 from support.console_simulation import ScriptedSimulator, drill, simulation
 from support.console_source import ScriptedSource
+from support.past_requests import earlier
 from support.recovery_data import recovering, stories
 
 
@@ -206,3 +207,10 @@ def test_instances_with_names_from_outside(snap_compare: Compare) -> None:
 def test_a_lost_store_on_the_overview(snap_compare: Compare) -> None:
     app = ConsoleApp(ScriptedSource(stored("down")), live=False, clock=lambda: 0.0)
     assert snap_compare(app, terminal_size=(120, 40), run_before=still())
+
+
+def test_requests_from_before_the_start(snap_compare: Compare) -> None:
+    source = ScriptedSource()
+    source.past = earlier()
+    app = ConsoleApp(source, live=False, clock=lambda: 0.0)
+    assert snap_compare(app, terminal_size=(120, 40), run_before=still("3", "z"))

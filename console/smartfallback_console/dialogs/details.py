@@ -149,7 +149,7 @@ def _request(entry: RequestEntry, now: float) -> Iterator[list[Piece]]:
     for degradation in entry.degradations:
         kind, said = KINDS[degradation.kind][0], in_words(degradation)
         yield [(f"▽ {kind}", "$warning"), (f": {said}" if said != kind else "", "")]
-    if entry.degraded and entry.cached_age_s is None:
+    if entry.degraded:
         yield [("▽ degraded", "$warning"), (": less than what was asked for", "")]
     for seam in entry.seams:
         repeated = f"; {seam.overlap} repeated characters removed" if seam.overlap else ""
@@ -190,10 +190,10 @@ def _kept(entry: RequestEntry) -> Iterator[list[Piece]]:
         done = ", ".join(action.value.replace("_", " ") for action in entry.recovery.actions) or "nothing"
         yield []
         yield [("Recovery  ", DIM), (done, ""), (f" in {latency(entry.recovery.total_s)}", DIM)]
-    lost = ["why each account was chosen: its rule, the candidates with their scores and those skipped"]
+    lost = ["why each account was chosen: the rule, the scores of all candidates, who was skipped"]
     if any(hop.failure is not None for hop in entry.hops):
         lost.append("what was said about each failed attempt")
-    if entry.degraded and entry.cached_age_s is None:
+    if entry.degraded:
         lost.append("in what way the answer was less than what was asked for")
     yield []
     yield [("From before this start. Not kept of it:", "bold")]
@@ -233,9 +233,9 @@ def _hop(number: int, hop: Hop, entry: RequestEntry) -> Iterator[list[Piece]]:
         end = ("… running", "$primary")
     else:
         end = (entry.outcome.value, DIM)
-    yield [(f"Attempt {number}  ", DIM), (hop.account, "bold"), (f"  {hop.pool}  ", DIM), end]
-    if entry.before_start and hop.model:
-        yield [(f"  {hop.model}", DIM)]
+    # Of a live one the decision tells more than the model does.
+    where = f"{hop.pool} · {hop.model}" if entry.before_start and hop.model else hop.pool
+    yield [(f"Attempt {number}  ", DIM), (hop.account, "bold"), (f"  {where}  ", DIM), end]
     if hop.hedge:
         yield [("  ∥ hedge: asked beside the attempt before, which had given no token yet", DIM)]
     elif entry.goes_on(number - 1):
