@@ -235,6 +235,17 @@ class Orchestrator:
         self._maintenance.check(now)
 
     async def __aenter__(self) -> Orchestrator:
+        try:
+            await self._start()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def _start(self) -> None:
+        if self._sharing is not None:
+            # Saved times are those of the shared clock.
+            await self._sharing.connect()
         if self._persistence is not None:
             await self._persistence.start()
             self._maintenance.check(self._clock.monotonic())
@@ -245,7 +256,6 @@ class Orchestrator:
         self._maintenance_task = asyncio.create_task(
             self._maintenance.run(), name="smartfallback-maintenance"
         )
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

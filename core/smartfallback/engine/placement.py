@@ -241,6 +241,10 @@ class Placement:
         """Look at the account again at that monotonic instant, also when nothing happens to it before."""
         self._alarm(account, when + _ALARM_SLACK_S)
 
+    def room(self) -> None:
+        """More than an account may be free, as when another instance has closed a provider's circuit."""
+        self._on_room()
+
     def _alarm(self, account: AccountRuntime, when: float) -> None:
         self._alarm_number += 1
         heapq.heappush(self._alarms, (when, self._alarm_number, account))

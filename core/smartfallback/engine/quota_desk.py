@@ -147,8 +147,8 @@ class QuotaDesk:
         """Another instance has asked the account's source; what is older than the own reading is no news."""
         known = account.reading
         if known is None or known.label is not TruthLabel.REPORTED or known.read_at < reading.read_at:
-            self._marks[account.id] = account.ledger.own_use(self._clock.time())
-            self._heard(reading)
+            # The mark of the own source, which may be under way, stays what it is.
+            self._take_up(reading, account.ledger.own_use(self._clock.time()))
 
     def _about_to_ask(self, account_id: str) -> None:
         self._marks[account_id] = self._roster.accounts[account_id].ledger.own_use(self._clock.time())
@@ -157,10 +157,12 @@ class QuotaDesk:
         return self.refresh(account.id)
 
     def _heard(self, reading: QuotaReading) -> None:
+        self._take_up(reading, self._marks.get(reading.account))
+
+    def _take_up(self, reading: QuotaReading, mark: OwnUse | None) -> None:
         account = self._roster.accounts[reading.account]
         before = account.reading
         account.reading = reading
-        mark = self._marks.get(account.id)
         if account.kept is not None:
             account.kept.heard(reading, mark)
         self._placement.read(account, reading, mark)

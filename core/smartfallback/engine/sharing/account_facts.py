@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from smartfallback.clock import Clock
@@ -71,7 +73,7 @@ def standings(account: AccountRuntime, clock: Clock) -> dict[str, Standing]:
     if source.admin is not AdminState.ACTIVE or source.admin_at is not None:
         drains = source.admin in _DRAINED
         intent = AdminState.DRAINED if drains else source.admin
-        said = {"state": intent.value, "reason": source.admin_reason}
+        said = {"state": intent.value, "reason": without_secrets(source.admin_reason, account)}
         found[ADMIN] = Standing(_json(said), at=source.admin_at)
     if source.attention:
         message = without_secrets(source.attention, account)
@@ -89,13 +91,24 @@ def standings(account: AccountRuntime, clock: Clock) -> dict[str, Standing]:
         found[COUNT] = Standing(_json({"at": rebased_at}), at=rebased_at)
     reading = account.reading
     if reading is not None and reading.label is TruthLabel.REPORTED and account.kept is None:
-        found[READING] = Standing(encode_reading(reading), at=reading.read_at)
+        told = replace(reading, note=without_secrets(reading.note, account))
+        found[READING] = Standing(encode_reading(told), at=reading.read_at)
     return found
+
+
+def rests_here(name: str) -> bool:
+    """Whether it is a rest that began here and lasts so many seconds; a wall is the provider's date."""
+    return name == COOLDOWN or name.startswith(REST)
 
 
 def rule_of(name: str) -> FactRule:
     """Which of two facts of that name holds."""
-    return FactRule.LONGEST if name in (COOLDOWN, WALL) or name.startswith(REST) else FactRule.LATEST
+    return FactRule.LONGEST if name == WALL or rests_here(name) else FactRule.LATEST
+
+
+def cut_short(before: Standing, now: Standing) -> bool:
+    """Whether a rest ends earlier than it did."""
+    return before.until is not None and now.until is not None and now.until < before.until - _SAME_S
 
 
 def lifted(name: str, before: Standing, wall: float) -> Standing | None:
@@ -143,7 +156,7 @@ class AccountFacts:
             self._adopt_rest(account, name.removeprefix(REST), fields, fact.until)
         elif name == READING and fields is not None:
             reading = decode_reading(fact.value)
-            if reading.account == account.id:
+            if reading.account == account.id and reading.label is TruthLabel.REPORTED:
                 self._quota.hear_from_elsewhere(account, reading)
 
     def _adopt_admin(self, account: AccountRuntime, fields: Fields | None, at: float) -> None:
@@ -153,7 +166,7 @@ class AccountFacts:
             new = AdminState.DRAINING if account.in_flight else AdminState.DRAINED
         if not (new is account.admin or (new in _DRAINED and account.admin in _DRAINED)):
             self._settlement.set_admin(account, new, reason, Actor.OPERATOR)
-        account.admin_at = at
+        account.admin_reason, account.admin_at = reason, at
         if new is not AdminState.ACTIVE:
             account.pool.normal.forget(account.slot)
             account.pool.reserve.forget(account.slot)
@@ -172,12 +185,11 @@ class AccountFacts:
         if fields is None or until is None:
             account.cooldown_until, account.cooldown_reason = None, ""
             return
-        now, wall = self._clock.monotonic(), self._clock.time()
-        ends = now + until - wall
-        known = account.cooldown_until
+        now, known, reason = self._clock.monotonic(), account.cooldown_until, fields.text("reason")
+        ends = self._ends(until)
         if ends > now and (known is None or ends > known):
-            account.cooldown_until, account.cooldown_reason = ends, fields.text("reason")
-            self._tell_rest(account, None, until, account.cooldown_reason)
+            account.cooldown_until, account.cooldown_reason = ends, reason
+            self._tell_rest(account, None, known, until, reason)
 
     def _adopt_rest(
         self, account: AccountRuntime, model: str, fields: Fields | None, until: float | None
@@ -185,12 +197,11 @@ class AccountFacts:
         if fields is None or until is None:
             account.model_blocks.pop(model, None)
             return
-        now, wall = self._clock.monotonic(), self._clock.time()
-        ends = now + until - wall
-        known = account.model_blocks.get(model)
+        now, known, reason = self._clock.monotonic(), account.model_blocks.get(model), fields.text("reason")
+        ends = self._ends(until)
         if ends > now and (known is None or ends > known.until):
-            account.model_blocks[model] = Block(ends, fields.text("reason"))
-            self._tell_rest(account, model, until, fields.text("reason"))
+            account.model_blocks[model] = Block(ends, reason)
+            self._tell_rest(account, model, None if known is None else known.until, until, reason)
 
     def _adopt_wall(self, account: AccountRuntime, fields: Fields | None, fact: Fact) -> None:
         wall = self._clock.time()
@@ -199,7 +210,22 @@ class AccountFacts:
         elif fact.until > wall:
             account.ledger.mark_exhausted(fact.until, wall, reason=fields.text("reason"))
 
-    def _tell_rest(self, account: AccountRuntime, model: str | None, until: float, reason: str) -> None:
+    def _ends(self, until: float) -> float:
+        """When a rest ends, in monotonic seconds.
+
+        Raises:
+            ValueError: It never does.
+        """
+        if not math.isfinite(until):
+            raise ValueError("a rest without an end")
+        return self._clock.monotonic() + until - self._clock.time()
+
+    def _tell_rest(
+        self, account: AccountRuntime, model: str | None, known: float | None, until: float, reason: str
+    ) -> None:
+        """Tell of a rest, but not once more of one that is longer by the time between two answers."""
+        if known is not None and self._ends(until) <= known + _SAME_S:
+            return
         bus = self._bus
         bus.publish(CooldownStarted(bus.next_seq(), self._clock.time(), account.id, model, until, reason))
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from smartfallback.clock import Clock
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.settlement import Settlement
 from smartfallback.engine.sharing.quota_share import SLOTS, QuotaShare, ledger_of, shares
+from smartfallback.model.circuits import CircuitScope
 from smartfallback.model.decisions import Skip, SkipReason
 from smartfallback.policy.circuit import Circuit, Permit
 from smartfallback.policy.ledger import Reservation
 from smartfallback.state.shared import SharedStore, StoreLostError
 
+_LEAST_LEASE_S: Final = 0.001
 _PROBE_LOOK_S: Final = 1.0
 """How long another's probe is trusted to run before it is asked for again: it may end without a word."""
+_MOST_DROPPED: Final = 1_000
+"""Places of more probes end with their leases: while the store is away, nobody hears that they are free."""
 
 
 class Admission:
@@ -41,20 +46,23 @@ class Admission:
         self._holds: dict[Reservation, str] = {}
         self._unasked: set[Reservation] = set()
         self._probes: dict[Permit, tuple[Circuit, str]] = {}
-        self.dropped: list[tuple[Circuit, str]] = []
+        self.dropped: deque[tuple[Circuit, str]] = deque(maxlen=_MOST_DROPPED)
         """Probes that have ended here and whose places are to be given back."""
 
     def admits(self, grant: Grant) -> bool:
         """Whether ``grant`` needs nobody's leave. Costs next to nothing."""
-        if not shares(grant.account):
+        account = grant.account
+        if not shares(account):
             return True
-        return (
-            self._leased
-            and grant.permit.lease_until is None
+        if not self._leased or ledger_of(account).overdrawn:
+            return False
+        if (
+            grant.permit.lease_until is None
             and grant.provider_permit.lease_until is None
             and (grant.model_permit is None or grant.model_permit.lease_until is None)
-            and not ledger_of(grant.account).overdrawn
-        )
+        ):
+            return True
+        return not self._shared_probes(grant)
 
     async def ask(self, grant: Grant, timeout_s: float) -> Skip | None:
         """Ask for what ``grant`` needs, for at most the request budget each.
@@ -119,20 +127,34 @@ class Admission:
             return self._skip(grant, reply.reason, SkipReason.CONCURRENCY)
         return self._skip(grant, reply.reason)
 
+    def _shared_probes(self, grant: Grant) -> list[tuple[Circuit, Permit, float]]:
+        """The probes of a grant whose places all instances share, with the ends of their leases.
+
+        What is tried out in a rehearsal is nobody else's business.
+        """
+        kept = {
+            CircuitScope.PROVIDER: grant.pool.provider.kept is not None,
+            CircuitScope.ACCOUNT: grant.account.kept is not None,
+            CircuitScope.MODEL: grant.account.kept is not None,
+        }
+        return [
+            (circuit, permit, permit.lease_until)
+            for circuit, permit in self._settlement.permits(grant)
+            if permit.lease_until is not None and not kept[circuit.target.scope]
+        ]
+
     async def _ask_for_probes(self, grant: Grant) -> Skip | None:
-        for circuit, permit in self._settlement.permits(grant):
-            if permit.lease_until is None:
-                continue
+        for circuit, permit, lease_until in self._shared_probes(grant):
             self._probes_begun += 1
             name = f"{self._instance}:{self._probes_begun}"
-            now = self._clock.monotonic()
+            lease_s = max(_LEAST_LEASE_S, lease_until - self._clock.monotonic())
             try:
                 reply = await self._store.take_probe(
                     self._instance,
                     circuit.target,
                     name,
                     at_once=circuit.probes_at_once,
-                    lease_s=permit.lease_until - now,
+                    lease_s=lease_s,
                 )
             except StoreLostError:
                 # It may hold a place there now, which nobody else should wait for.

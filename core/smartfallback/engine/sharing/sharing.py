@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import secrets
 import socket
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
@@ -21,7 +24,7 @@ from smartfallback.engine.sharing.account_facts import AccountFacts
 from smartfallback.engine.sharing.admission import Admission
 from smartfallback.engine.sharing.board import Board
 from smartfallback.engine.sharing.circuit_facts import CircuitFacts
-from smartfallback.engine.sharing.quota_share import QuotaShare
+from smartfallback.engine.sharing.quota_share import QuotaShare, shares
 from smartfallback.model.events import (
     AdminChanged,
     AttentionRaised,
@@ -34,18 +37,30 @@ from smartfallback.model.events import (
 )
 from smartfallback.model.sharing import InstanceView, SharingSpec, StoreView
 from smartfallback.policy.circuit import CircuitChange
+from smartfallback.policy.ledger import AccountLedger
 from smartfallback.state.shared import SharedStore, StoreLostError, StoreStatus
+
+LOG: Final = logging.getLogger("smartfallback.state")
 
 TICK_S: Final = 0.05
 """How often is looked for what nobody told of."""
-READ_ALL_EACH: Final = 5
-"""After so many heartbeats all is read again, whether or not a hint has come."""
+REREAD_S: Final = 5
+"""In so many seconds all facts are read again, whether or not a hint has come: whoever told of a change
+may have died before the hint. That is as long as it takes no more than so many a second:"""
+MOST_REREAD_PER_S: Final = 2_000
 BREATH_S: Final = 0.004
 """The least time between two exchanges that no request waits for."""
 HEARTBEAT_S: Final = 1.0
 START_WAIT_S: Final = 2.0
 """How long the start waits for what the others know."""
 CLOSE_WAIT_S: Final = 1.0
+_PAUSE_S: Final = 1.0
+"""After what nobody foresaw."""
+_EXCHANGED_AT_ONCE: Final = 50
+"""Accounts whose quota is exchanged before facts have their turn again."""
+_CLOCK_STEP_S: Final = 2.0
+"""By more, windows may be others than they seemed to be."""
+_MOST_COMPLAINTS: Final = 20
 _CLOCK_DIFFERS_S: Final = 0.02
 """Clocks that differ by less are one: so exactly their difference is not known."""
 
@@ -98,6 +113,7 @@ class Sharing:
         version: str,
     ) -> None:
         self._roster = roster
+        self._placement = placement
         self._clock = clock
         self._bus = bus
         self._store = store
@@ -109,8 +125,9 @@ class Sharing:
         self._started_at = clock.time()
         self._instances: tuple[InstanceView, ...] = ()
         self._beaten = False
-        self._behind = True
-        """All has to be read again: what others did may have been missed."""
+        self._complaints: set[str] = set()
+        self._unexchanged: deque[AccountRuntime] = deque()
+        """Accounts of whose quota the store, or this instance, may have missed something."""
         self._heard: dict[str, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._quota = QuotaShare(roster, placement, clock, store, self.instance, spec.mode, line)
@@ -131,22 +148,50 @@ class Sharing:
 
     # -- its life ------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Connect and take over what the others know; then keep in step. Returns in any case."""
+    async def connect(self) -> None:
+        """Connect, and hear what time it is, before anything is told by the clock. Returns in any case."""
         self._store.on_change(self._store_changed)
+        ahead = self._clock.time() - self._clock.monotonic()
         await self._store.start()
-        self._set_clock()
-        self._board.note()
         if self._store.status.reachable:
-            with contextlib.suppress(TimeoutError, StoreLostError):
+            self._set_clock()
+        if abs(self._clock.time() - self._clock.monotonic() - ahead) > _CLOCK_STEP_S:
+            self._begin_windows_anew()
+
+    def _begin_windows_anew(self) -> None:
+        """Windows that began by this machine's clock may be past or to come."""
+        now, wall = self._clock.monotonic(), self._clock.time()
+        for account in self._roster.accounts.values():
+            if account.last_used is None:
+                account.ledger = AccountLedger(account.spec.quota, account.pool.spec.thresholds, now=wall)
+                if shares(account):
+                    account.ledger.share(self.instance)
+                account.status = account.ledger.status(wall)
+                account.watched = -math.inf
+                self._placement.place(account, now)
+                self._placement.watch_reset(account, now)
+
+    async def start(self) -> None:
+        """Take over what the others know, then keep in step; after :meth:`connect`. Returns in any case."""
+        self._board.note()
+        self._miss_all()
+        if self._store.status.reachable:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_WAIT_S):
-                    await self._beat_once()
-                    await self._catch_up()
+                    await self._try(self._catch_up())
         else:
             self._quota.go_on_alone()
         self._board.start()
         for name, work in (("talk", self._talk()), ("listen", self._listen()), ("beat", self._beat())):
             self._own(work, f"smartfallback-sharing-{name}")
+
+    async def _catch_up(self) -> None:
+        """Hear all from the others."""
+        await self._beat_once()
+        while self._board.behind:
+            await self._board.read_unread()
+        await self._quota.exchange_all()
+        self._unexchanged.clear()
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
@@ -186,8 +231,10 @@ class Sharing:
     def _store_changed(self, status: StoreStatus) -> None:
         if not status.usable:
             self._quota.let_go()
-        if not status.reachable:
-            self._behind = True
+        if status.reachable:
+            self._set_clock()
+        else:
+            self._miss_all()
             self._quota.go_on_alone()
         self._quota.wake.set()
         self._bus.publish(StateNotice(self._bus.next_seq(), self._clock.time(), self._told(status)))
@@ -211,66 +258,102 @@ class Sharing:
                 async with asyncio.timeout(TICK_S):
                     await wake.wait()
             wake.clear()
-            self._board.look()
-            if not self._store.status.reachable:
-                continue
-            with contextlib.suppress(StoreLostError):
-                await self._talk_once()
+            await self._try(self._talk_once())
+
+    async def _try(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do it as far as the store can be used; what goes wrong once must not end the exchange for good."""
+        try:
+            await work
+        except StoreLostError:
+            return  # the store tells of it itself
+        except Exception as error:
+            if repr(error) not in self._complaints and len(self._complaints) < _MOST_COMPLAINTS:
+                self._complaints.add(repr(error))
+                LOG.exception("the exchange with other instances has failed, trying again")
+            await asyncio.sleep(_PAUSE_S)
 
     async def _talk_once(self) -> None:
-        if self._behind:
-            await self._catch_up()
+        self._board.look()
+        if not self._store.status.reachable:
+            return
+        await self._hear_and_tell()
+        due = self._quota.due(self._clock.monotonic())
+        for start in range(0, len(due), _EXCHANGED_AT_ONCE):
+            if start:
+                await self._hear_and_tell()
+            # A count that was set is there before the others are told to look.
+            await self._quota.exchange(due[start : start + _EXCHANGED_AT_ONCE])
+        await self._exchange_next()
+        await self._board.write()
+        await self._drop_probes()
+        if self._board.busy or self._unexchanged:
+            self._quota.wake.set()
+
+    async def _hear_and_tell(self) -> None:
+        """Hear what there are hints at, and tell what needs no quota to be told before."""
         heard, self._heard = self._heard, {}
-        for subject in heard:
-            account = self._roster.accounts.get(subject.removeprefix("account:"))
-            if account is not None:
-                self._quota.look_at(account)
         try:
             await self._board.read(heard)
             await self._board.read_passed_over()
-            # A count that was set is there before the others are told to look.
-            await self._quota.exchange(self._quota.due(self._clock.monotonic()))
-            await self._board.write()
-            await self._drop_probes()
-        except BaseException:
+            await self._board.read_unread()
+            await self._board.write(early=True)
+        except (StoreLostError, asyncio.CancelledError):
             self._heard = {**heard, **self._heard}
             raise
+        for subject in heard:
+            account = self._roster.accounts.get(subject.removeprefix("account:"))
+            if account is not None and shares(account):
+                self._quota.look_at(account)
 
-    async def _catch_up(self) -> None:
-        """Hear all from the others, then tell them what they don't know."""
-        self._set_clock()
-        await self._board.read()
-        await self._quota.exchange_all()
-        self._behind = False
+    async def _exchange_next(self) -> None:
+        """Exchange some of the quotas of which something may have been missed."""
+        missed = self._unexchanged
+        batch = [missed.popleft() for _ in range(min(len(missed), _EXCHANGED_AT_ONCE))]
+        try:
+            await self._quota.exchange(batch)
+        except (StoreLostError, asyncio.CancelledError):
+            self._unexchanged.extend(batch)
+            raise
+
+    def _miss_all(self) -> None:
+        """Anything may have been missed, here or there."""
+        self._board.miss()
+        self._unexchanged = deque(each for each in self._roster.accounts.values() if shares(each))
 
     async def _drop_probes(self) -> None:
         """Give places of probes back, after what the probes have shown was told."""
         dropped = self.admission.dropped
         while dropped:
-            circuit, name = dropped[0]
-            await self._store.drop_probe(circuit.target, name)
-            dropped.pop(0)
+            probe = dropped[0]
+            await self._store.drop_probe(probe[0].target, probe[1])
+            if dropped and dropped[0] is probe:
+                dropped.popleft()
 
     async def _listen(self) -> None:
+        while True:
+            await self._try(self._follow())
+            await asyncio.sleep(_PAUSE_S)  # it ends when the store is closed, and so does this
+
+    async def _follow(self) -> None:
         async for change in self._store.changes():
-            if not change.subject:
-                self._behind = True
-            elif change.by != self.instance:
-                self._heard[change.subject] = None
-            else:
+            if change.by == self.instance:
                 continue
+            if change.subject:
+                self._heard[change.subject] = None
+            elif change.by:
+                self._board.miss()
+            else:
+                self._miss_all()
             self._quota.wake.set()
 
     async def _beat(self) -> None:
-        beats = 0
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            beats += 1
-            if beats % READ_ALL_EACH == 0:
-                self._behind = True  # whoever told of a change may have died before the hint
             if self._store.status.reachable:
-                with contextlib.suppress(StoreLostError):
-                    await self._beat_once()
+                self._board.miss(min(MOST_REREAD_PER_S, math.ceil(self._board.size / REREAD_S)))
+                await self._try(self._beat_once())
+            else:
+                self._clock.go_on_alone()
 
     async def _beat_once(self) -> None:
         in_flight, requests_per_s = self._load()
@@ -289,14 +372,15 @@ class Sharing:
         self._quota.instances = max(1, len(heard.instances))
         if self._beaten and not heard.known:
             self._board.resend()
-            self._behind = True
+            self._miss_all()
             self._quota.wake.set()
         self._beaten = True
 
     def _set_clock(self) -> None:
+        """Go by the store's clock."""
         offset_s = self._store.offset_s
         if abs(offset_s - self._clock.offset_s) > _CLOCK_DIFFERS_S:
-            self._clock.offset_s = offset_s
+            self._board.clock_moved(self._clock.set(offset_s))
 
     # -- what the operator sees ----------------------------------------------------------------
 
