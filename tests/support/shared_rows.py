@@ -124,10 +124,10 @@ async def rows_of(url: str, account: str) -> AsyncIterator[Rows]:
 @asynccontextmanager
 async def watching(rows: Rows, window: str = WEEK, *, every_s: float = 0.004) -> AsyncIterator[Watch]:
     """Look at a row again and again; what the server can't tell for a time is left out."""
-    seen = Watch()
+    seen, enough = Watch(), asyncio.Event()
 
     async def look() -> None:
-        while True:
+        while not enough.is_set():
             with contextlib.suppress(RedisError):
                 seen.see(await rows.read(window))
             await asyncio.sleep(every_s)
@@ -136,8 +136,9 @@ async def watching(rows: Rows, window: str = WEEK, *, every_s: float = 0.004) ->
     try:
         yield seen
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        # Not cancelled: in the middle of a command the client may take that for an error of its own.
+        enough.set()
+        await task
 
 
 def _row(
