@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -74,16 +75,14 @@ class Rows:
             TimeoutError: It never was; the last row is in the message.
         """
         row: Row | None = None
-        try:
-            async with asyncio.timeout(limit_s):
-                while True:
-                    with contextlib.suppress(RedisError):
-                        row = await self.read(window)
-                        if holds(row):
-                            return row
-                    await asyncio.sleep(0.01)
-        except TimeoutError:
-            raise TimeoutError(f"{what}: not within {limit_s:g} s, but {row}") from None
+        ends_at = time.monotonic() + limit_s
+        while time.monotonic() < ends_at:
+            with contextlib.suppress(RedisError):
+                row = await self.read(window)
+                if holds(row):
+                    return row
+            await asyncio.sleep(0.01)
+        raise TimeoutError(f"{what}: not within {limit_s:g} s, but {row}")
 
     async def aclose(self) -> None:
         """End the connection."""
