@@ -104,9 +104,9 @@ class QuotaStore:
         self.at(START)
 
     def at(self, now: float) -> None:
-        """Set the server's time."""
-        self.now = now
-        seconds, rest = divmod(round(now * 1_000_000), 1_000_000)
+        """Set the server's time, to the ten-thousandth of a second that the scripts reckon with."""
+        self.now = round(now, 4)
+        seconds, rest = divmod(round(self.now * 1_000_000), 1_000_000)
         with self.client.pipeline() as pipe:
             pipe.delete("test:time")
             pipe.rpush("test:time", seconds, rest)
