@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.command import COMMAND, environment, run
+from support.command import COMMAND, Inside, environment, run
 from support.llama_server import llama_server
 
 KEYS = {"scenario", "passed", "expected", "observed", "path", "answered_by", "duration_s"}
@@ -34,6 +34,11 @@ expect = { answered = 1.0, answered_by = ["second"] }
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path
+
+
+@pytest.fixture
+def inside(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+    return Inside(home, monkeypatch, capsys)
 
 
 def scenarios(home: Path) -> Path:
@@ -76,27 +81,27 @@ def test_a_verdict_that_fails_is_exit_code_1_with_the_step_named(home):
     assert [step["state"] for step in verdict["steps"]] == ["passed", "failed"]
 
 
-def test_bad_input_is_exit_code_2_and_says_what_is_right(home):
-    unknown = run(home, "simulate", "edge-2-api-dwon", "--json")
+def test_bad_input_is_exit_code_2_and_says_what_is_right(home, inside):
+    unknown = inside.run("simulate", "edge-2-api-dwon", "--json")
     assert (unknown.returncode, json.loads(unknown.stdout)) == (2, [])
     assert 'did you mean "edge-2-api-down"' in unknown.stderr
-    assert run(home, "simulate", "edge-2-api-down", "--seed", "-1").returncode == 2
-    assert run(home, "simulate", "edge-2-api-down", "--seed", "x").returncode == 2
+    assert inside.run("simulate", "edge-2-api-down", "--seed", "-1").returncode == 2
+    assert inside.run("simulate", "edge-2-api-down", "--seed", "x").returncode == 2
     (scenarios(home) / "mine.toml").write_text(OWN.replace("answered_by", "answerd_by"))
     for name in ("mine", "all"):
-        done = run(home, "simulate", name)
+        done = inside.run("simulate", name)
         assert done.returncode == 2
         assert re.search(r"mine\.toml:6: steps\[0\]\.expect\.answerd_by: unknown key", done.stderr)
         assert 'did you mean "answered_by"?' in done.stderr
         assert done.stdout == ""
-    assert run(home, "simulate", "mine", "--config", home / "none.toml").returncode == 2
+    assert inside.run("simulate", "mine", "--config", home / "none.toml").returncode == 2
 
 
-def test_the_scenarios_are_listed(home):
+def test_the_scenarios_are_listed(home, inside):
     listed = run(home, "simulate", "--list")
     assert listed.returncode == 0
     names = [line.split()[0] for line in listed.stdout.splitlines()]
-    as_json = json.loads(run(home, "simulate", "--list", "--json").stdout)
+    as_json = json.loads(inside.run("simulate", "--list", "--json").stdout)
     assert names == [each["scenario"] for each in as_json]
     assert [each["edge_case"] for each in as_json[:6]] == [1, 2, 3, 4, 5, 6]
 

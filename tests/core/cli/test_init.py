@@ -16,6 +16,11 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+    return Inside(tmp_path, monkeypatch, capsys)
+
+
 def test_the_starter_is_written_once_and_only_for_its_owner(tmp_path: Path) -> None:
     done = run(tmp_path, "init")
     written = tmp_path / "config" / "smartfallback" / "config.toml"
@@ -44,43 +49,45 @@ def test_the_starter_is_written_once_and_only_for_its_owner(tmp_path: Path) -> N
     assert "export ANTIGRAVITY_KEY_1=" in checked.stderr
 
 
-def test_a_link_is_kept_and_its_target_replaced(tmp_path: Path) -> None:
+def test_a_link_is_kept_and_its_target_replaced(tmp_path: Path, inside: Inside) -> None:
     real = tmp_path / "dotfiles.toml"
     real.write_text("# old\n")
     link = tmp_path / "link.toml"
     link.symlink_to(real)
-    assert run(tmp_path, "init", "--path", link).returncode == 2
+    assert inside.run("init", "--path", link).returncode == 2
     assert real.read_text() == "# old\n"
-    assert run(tmp_path, "init", "--path", link, "--force").returncode == 0
+    assert inside.run("init", "--path", link, "--force").returncode == 0
     assert link.is_symlink()
     assert real.read_text() == STARTER
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)])
-def test_a_path_that_can_not_be_written_leaves_nothing_behind(tmp_path: Path, force: tuple[str, ...]) -> None:
+def test_a_path_that_can_not_be_written_leaves_nothing_behind(
+    tmp_path: Path, inside: Inside, force: tuple[str, ...]
+) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     before = contents(tmp_path)
     for path in (tmp_path / "file" / "config.toml", tmp_path / "folder"):
-        done = run(tmp_path, "init", "--path", path, *force)
+        done = inside.run("init", "--path", path, *force)
         assert done.returncode == 2
         assert str(path) in done.stderr
         assert "Traceback" not in done.stderr
     assert contents(tmp_path) == before
 
 
-def test_without_a_configuration_check_says_how_to_get_one(tmp_path: Path) -> None:
-    done = run(tmp_path, "check")
+def test_without_a_configuration_check_says_how_to_get_one(tmp_path: Path, inside: Inside) -> None:
+    done = inside.run("check")
     assert done.returncode == 2
     assert "smartfallback init" in done.stderr
     assert contents(tmp_path) == {}
 
 
-def test_a_dangling_link_is_a_mistake_and_not_the_demo(tmp_path: Path) -> None:
+def test_a_dangling_link_is_a_mistake_and_not_the_demo(tmp_path: Path, inside: Inside) -> None:
     folder = tmp_path / "config" / "smartfallback"
     folder.mkdir(parents=True)
     (folder / "config.toml").symlink_to(tmp_path / "gone")
-    done = run(tmp_path, "chat", "hello")
+    done = inside.run("chat", "hello")
     assert done.returncode == 2
     assert "does not exist" in done.stderr
 

@@ -269,6 +269,11 @@ SECRETS = {
 }
 
 
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Inside:
+    return Inside(tmp_path, monkeypatch, capsys)
+
+
 def check(home: Path, config: Path, command: Inside | None = None) -> str:
     """Run ``check`` on a wrong configuration and return its report."""
     before = contents(home)
@@ -385,10 +390,10 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_mistakes_as_json_are_the_same_for_a_program(tmp_path: Path) -> None:
+def test_mistakes_as_json_are_the_same_for_a_program(tmp_path: Path, inside: Inside) -> None:
     config = tmp_path / "config.toml"
     config.write_text(replaced("gemini-2.5-flash", "m").replace("pools = ", "pols = 1\npools = "))
-    done = run(tmp_path, "check", "--json", "--config", config, SET=CANARY)
+    done = inside.run("check", "--json", "--config", config, SET=CANARY)
     assert done.returncode == 2
     found = json.loads(done.stdout)
     assert (found["version"], found["ok"], found["accounts"]) == (1, False, [])
@@ -397,14 +402,14 @@ def test_mistakes_as_json_are_the_same_for_a_program(tmp_path: Path) -> None:
     assert mistake["suggestion"] == 'did you mean "pools"?'
 
 
-def test_chat_reports_the_same_mistakes_and_sends_nothing(tmp_path: Path) -> None:
+def test_chat_reports_the_same_mistakes_and_sends_nothing(tmp_path: Path, inside: Inside) -> None:
     config = tmp_path / "config.toml"
     config.write_text(replaced("model =", "modle ="))
-    done = run(tmp_path, "chat", "hello", "--config", config, SET=CANARY)
+    done = inside.run("chat", "hello", "--config", config, SET=CANARY)
     assert done.returncode == 2
     assert done.stdout == ""
     assert 'did you mean "model"?' in done.stderr
-    as_json = run(tmp_path, "chat", "hello", "--json", "--config", config, SET=CANARY)
+    as_json = inside.run("chat", "hello", "--json", "--config", config, SET=CANARY)
     assert as_json.returncode == 2
     answer = json.loads(as_json.stdout)
     assert (answer["ok"], answer["error"]["category"], len(answer["mistakes"])) == (False, "configuration", 2)
