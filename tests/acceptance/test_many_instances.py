@@ -106,12 +106,12 @@ async def test_four_processes_of_which_one_is_killed_spend_a_limit_once(tmp_path
         assert seen.most_held <= most
         assert sum(spent(entries).values()) <= most
         assert most_at_once(entries, killed={4: instances[3].killed_at or 0.0}) <= 200
-        # Where the machine is so busy that the store seems slow, a second's use may not have been told.
+        # What it went on with where its slice was not renewed in time may not have been told.
         slow += [line for each in instances[:3] for line in await trouble_of(each)]
         if mode == "strict" and not slow:
             assert seen.most <= LIMIT
         last = [entry for entry in entries if entry.at > (instances[3].killed_at or 0.0) - 1.0]
-        unsaid = spent(last).get(4, 0) if slow else 0
+        unsaid = min(spent(last).get(4, 0), LIMIT if slow else LIMIT / (8 * 4))
         # What the killed one held comes back by its lease, or counts as spent; all else is exact.
         row = await rows.until(lambda row: row.taken == 0, "nothing is held", limit_s=25.0)
         by_number = spent(entries)
@@ -172,7 +172,7 @@ async def test_who_comes_late_finds_what_the_others_have_spent_and_stands_beside
     setup = Setup(str(tmp_path / "journal"), redis=server.url, accounts=(Account("a-1", LIMIT),))
     first, second = several(setup, 2)
     async with running(first) as (early,):
-        await early.ask("burst", callers=10, seconds=10.0, reserve=RESERVE, refusals=1)
+        await early.ask("burst", callers=10, seconds=10.0, reserve=RESERVE, refusals=10)
         used = sum(spent(read_journal(Path(setup.journal))).values())
         assert used > LIMIT - RESERVE
         async with running(second) as (late,):

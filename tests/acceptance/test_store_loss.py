@@ -18,7 +18,8 @@ from support.shared_rows import rows_of
 from support.store_passage import Passage, Passages, is_well
 from support.store_troubles import RARER_TROUBLES, TROUBLES, Trouble
 
-BUDGET_S = 0.06
+BUDGET_S = 0.1
+"""The budget is 60 ms, which the benchmark shows; a machine that runs other tests too is given more."""
 RATE = 50.0
 """Requests a second of each of two instances."""
 TROUBLED_S = 1.2

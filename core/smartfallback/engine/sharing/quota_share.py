@@ -166,10 +166,12 @@ class QuotaShare:
         """Lease what ``grant`` needs, waiting for at most :data:`ASK_LIMIT_S`.
 
         Returns:
-            Whether it may go on. Where the store can't be used that is decided by the local share.
+            Whether it may go on. Where the store can't be used that is decided by the local share; so it
+            is, by a small one, where its reply doesn't come in time and most of the quota was left.
         """
         account = grant.account
         standing = self._standing(account)
+        heard_at = standing.exchanged_at
         demand = standing.demand
         demand.expect(ledger_of(account).amounts(grant.estimate))
         if self._reachable():
@@ -189,6 +191,8 @@ class QuotaShare:
                 demand.waiting -= 1
         if not self._store.status.usable:
             self._widen(account)
+        elif standing.exchanged_at == heard_at and ledger_of(account).left_share > AMPLE:
+            self._widen(account, 1 / 8)
         return self._covers(grant)
 
     async def reserve(self, grant: Grant, lease_s: float) -> tuple[str, QuotaReply | None]:
