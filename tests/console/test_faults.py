@@ -143,7 +143,7 @@ async def test_real_accounts_are_asked_about_unless_that_was_said(console: Opene
 
 
 async def test_wrong_lines_say_what_would_do(console: Opener) -> None:
-    async with console(source(), size=(200, 60)) as running:
+    async with console(source()) as running:
         for line, problem in (
             ("fault", "Fault needs a target: fault TARGET"),
             ("fault ag-33 refused", "did you mean ag-3?"),

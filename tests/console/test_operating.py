@@ -181,7 +181,7 @@ async def test_a_wrong_line_stays_open_and_says_what_is_wrong(console: Opener) -
         ("sort colour", "Sort by"),
         ("theme nope", "no theme"),
     ]
-    async with console(size=(200, 60)) as running:
+    async with console() as running:
         prompt = running.dashboard.query_one(Prompt)
         for line, problem in cases:
             await running.press("colon")

@@ -402,7 +402,7 @@ class LedgerMachine(RuleBasedStateMachine):
 def test_10_000_steps_of_random_lives_are_the_models_and_meet_everything_that_can_happen() -> None:
     LedgerMachine.steps, LedgerMachine.seen = 0, Counter()
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=320, stateful_step_count=50, deadline=None)
+        LedgerMachine, settings=settings(max_examples=280, stateful_step_count=50, deadline=None)
     )
     assert LedgerMachine.steps >= 10_000
     assert set(+LedgerMachine.seen) == {
