@@ -50,6 +50,11 @@ class SharedClock:
         """Its time minus the machine's, in seconds; 0 until it is set."""
         return 0.0 if self._ahead is None else self.time() - self._clock.time()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anybody has said what time it is."""
+        return self._ahead is not None
+
     def set(self, offset_s: float) -> float:
         """Show the machine's time plus ``offset_s`` from now on.
 

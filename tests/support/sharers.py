@@ -19,7 +19,8 @@ from smartfallback import (
     CircuitTarget,
     Clock,
     CommandResult,
-    Drain,
+    Disable,
+    Enable,
     ErrorCategory,
     Event,
     Failure,
@@ -29,7 +30,6 @@ from smartfallback import (
     QuotaThresholds,
     QuotaUnit,
     RequestError,
-    Resume,
     Secret,
     SystemSpec,
     WindowKind,
@@ -233,11 +233,12 @@ async def sharing(url: str, names: str = "A B", *, prefix: str = "", **settings:
 
 async def told(teller: Sharer, *hearers: Sharer) -> None:
     """Wait until ``hearers`` have heard all that ``teller`` had to tell before."""
-    admin = teller.account("mark").admin
-    teller.do(Drain("mark") if admin is AdminState.ACTIVE else Resume("mark"))
-    wanted = teller.account("mark").admin
+    if teller.account("mark").admin is AdminState.DISABLED:
+        teller.do(Enable("mark"))
+    word = f"word {uuid.uuid4().hex[:8]}"
+    teller.do(Disable("mark", word))
     for hearer in hearers:
-        await until(lambda hearer=hearer: hearer.account("mark").admin is wanted)
+        await until(lambda hearer=hearer: hearer.account("mark").admin_reason == word)
     await until(lambda: teller.orchestrator.snapshot().store.unsent == 0)
 
 

@@ -260,10 +260,12 @@ class Board:
             new = standings(account, self._clock)
             if new:
                 self._here[subject_of(account)] = new
+        for target in self._targets():
+            self._circuit_facts.held(target)
+        self._touched.clear()
 
     def start(self) -> None:
         """What stood here before the others were heard, and is not known to them, is news to them."""
-        self.note()
         for subject, stands in self._here.items():
             told = self._book.told(subject)
             for name, standing in stands.items():

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from smartfallback.clock import Clock
-from smartfallback.engine.sharing.account_facts import NOTHING, Standing, rests_here
+from smartfallback.engine.sharing.account_facts import NOTHING, READING, Standing, rests_here
 from smartfallback.model.sharing import Fact, FactRule, FactWrite
 
 Place = tuple[str, str]
@@ -50,8 +50,18 @@ class FactBook:
     # -- what is to be told --------------------------------------------------------------------
 
     def tell(self, place: Place, standing: Standing) -> None:
-        """Something is so from now on, or since the time that it says."""
+        """Something is so from now on, or since the time that it says.
+
+        Who speaks after having heard another's word speaks later, though the clocks may differ a little
+        (L. Lamport, "Time, Clocks, and the Ordering of Events in a Distributed System", 1978).
+        """
         at = self._clock.time() if standing.at is None else standing.at
+        known = self.told(place[0]).get(place[1])
+        if known is not None and place[1] != READING and at <= known.fact.at < at + _CLOCKS_DIFFER_S:
+            at = math.nextafter(known.fact.at, math.inf)
+        lift = self._pending.get((*place, True))
+        if lift is not None:
+            at = max(at, math.nextafter(lift.fact.at, math.inf))
         write = FactWrite(*place, Fact(standing.value, at, self._instance, standing.until), standing.rule)
         entry = _entry(write)
         if entry[2]:
@@ -59,8 +69,8 @@ class FactBook:
         self._pending[entry] = write
 
     def tell_lifted(self, place: Place, rule: FactRule) -> None:
-        """A rest was lifted just before what is told next of the same place."""
-        self.tell(place, Standing(NOTHING, None, rule, math.nextafter(self._clock.time(), -math.inf)))
+        """A rest was lifted, before what is told next of the same place."""
+        self.tell(place, Standing(NOTHING, None, rule))
 
     def tell_all_again(self) -> None:
         """The store has lost what it knew: tell it all, as old as it is."""

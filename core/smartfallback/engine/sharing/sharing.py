@@ -126,6 +126,8 @@ class Sharing:
         self._instances: tuple[InstanceView, ...] = ()
         self._beaten = False
         self._complaints: set[str] = set()
+        self._complained = False
+        """The operator was told that the store can't be used as it should."""
         self._unexchanged: deque[AccountRuntime] = deque()
         """Accounts of whose quota the store, or this instance, may have missed something."""
         self._heard: dict[str, None] = {}
@@ -237,7 +239,9 @@ class Sharing:
             self._miss_all()
             self._quota.go_on_alone()
         self._quota.wake.set()
-        self._bus.publish(StateNotice(self._bus.next_seq(), self._clock.time(), self._told(status)))
+        if self._complained or not status.usable:
+            self._bus.publish(StateNotice(self._bus.next_seq(), self._clock.time(), self._told(status)))
+        self._complained = not status.usable
 
     def _told(self, status: StoreStatus) -> str:
         place = self._store.place
@@ -379,7 +383,11 @@ class Sharing:
     def _set_clock(self) -> None:
         """Go by the store's clock."""
         offset_s = self._store.offset_s
-        if abs(offset_s - self._clock.offset_s) > _CLOCK_DIFFERS_S:
+        if not self._clock.is_set:
+            moved_s = self._clock.set(offset_s)
+            self._started_at += moved_s
+            self._board.clock_moved(moved_s)
+        elif abs(offset_s - self._clock.offset_s) > _CLOCK_DIFFERS_S:
             self._board.clock_moved(self._clock.set(offset_s))
 
     # -- what the operator sees ----------------------------------------------------------------

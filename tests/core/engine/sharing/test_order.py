@@ -68,9 +68,12 @@ async def test_operators_on_both_sides_of_a_partition(url, server):
             await until(lambda: not there.store.status.reachable)
             there.do(Resume("a1"))
             here.do(Disable("a2", "first"))
-            await until(lambda: here.orchestrator.snapshot().store.unsent == 0)
+            # So exactly their clocks don't agree.
+            await until(lambda: here.told("a2"))
             there.do(Disable("a2", "second"))
             there.do(CloseCircuit(of_account("a3"), "first"))
+            here.do(Drain("a3"))
+            await until(lambda: here.told("a3") > 1)
             here.do(OpenCircuit(of_account("a3"), "second", 600.0))
             assert there.orchestrator.snapshot().store.unsent > 0
             way.accept()
