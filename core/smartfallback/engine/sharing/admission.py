@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Final
 
 from smartfallback.clock import Clock
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.settlement import Settlement
-from smartfallback.engine.sharing.quota_share import SLOTS, QuotaShare, ledger_of, shares
+from smartfallback.engine.sharing.leave import ASK_LIMIT_S, Leave
+from smartfallback.engine.sharing.quota_share import QuotaShare
+from smartfallback.engine.sharing.standing import SLOTS, ledger_of, shares
 from smartfallback.model.circuits import CircuitScope
 from smartfallback.model.decisions import Skip, SkipReason
+from smartfallback.model.sharing import QuotaReply
 from smartfallback.policy.circuit import Circuit, Permit
 from smartfallback.policy.ledger import Reservation
 from smartfallback.state.shared import SharedStore, StoreLostError
@@ -37,6 +41,7 @@ class Admission:
         self, quota: QuotaShare, settlement: Settlement, clock: Clock, store: SharedStore, instance: str
     ) -> None:
         self._quota = quota
+        self._leave = Leave(quota, clock, store, instance)
         self._settlement = settlement
         self._clock = clock
         self._store = store
@@ -44,7 +49,6 @@ class Admission:
         self._leased = quota.leased
         self._probes_begun = 0
         self._holds: dict[Reservation, str] = {}
-        self._unasked: set[Reservation] = set()
         self._probes: dict[Permit, tuple[Circuit, str]] = {}
         self.dropped: deque[tuple[Circuit, str]] = deque(maxlen=_MOST_DROPPED)
         """Probes that have ended here and whose places are to be given back."""
@@ -74,7 +78,7 @@ class Admission:
         Returns:
             Why it may not begin; None when it may.
         """
-        with self._quota.asking(grant):
+        with self._leave.asking(grant):
             refusal = await self._ask_for_probes(grant)
             if refusal is None:
                 refusal = await self._ask_for_quota(grant, timeout_s)
@@ -85,9 +89,7 @@ class Admission:
         name = self._holds.pop(grant.reservation, None) if self._holds else None
         if name is not None:
             self._quota.ended(grant.account, name)
-        if self._unasked and grant.reservation in self._unasked:
-            self._unasked.remove(grant.reservation)
-            self._quota.went_without(grant)
+        self._leave.went_without(grant)
         if self._probes:
             for permit in (grant.permit, grant.provider_permit, grant.model_permit):
                 probe = None if permit is None else self._probes.pop(permit, None)
@@ -98,34 +100,43 @@ class Admission:
     async def _ask_for_quota(self, grant: Grant, timeout_s: float) -> Skip | None:
         account = grant.account
         if self._leased:
-            if not ledger_of(account).overdrawn or await self._quota.top_up(grant):
+            if not ledger_of(account).overdrawn or await self._leave.top_up(grant):
                 return None
             return self._skip(grant, "what is left of its quota is leased to other instances")
-        name, reply = await self._quota.reserve(grant, timeout_s)
-        for _ in range(2):  # what the store has lost is restored first, and a window may just have rolled
-            if reply is None or not (reply.lost or reply.reason == "rolled"):
-                break
-            if reply.lost:
-                await self._quota.restored(account)
-            name, reply = await self._quota.reserve(grant, timeout_s)
+        name, reply = await self._reserve(grant, timeout_s)
         if reply is None or reply.lost:
-            if not self._quota.has_place(account):
+            if not self._leave.has_place(account):
                 return self._skip(
                     grant,
                     "its share of the places is taken while the others can't be asked",
                     SkipReason.CONCURRENCY,
                 )
-            if not self._quota.go_without(grant):
+            if not self._leave.go_without(grant):
                 return self._skip(grant, "its share of the quota is used up while the others can't be asked")
-            self._unasked.add(grant.reservation)
             return None
         if reply.granted:
             self._holds[grant.reservation] = name
             return None
         if reply.reason.startswith(SLOTS):
-            self._quota.no_place(account)
+            self._leave.no_place(account)
             return self._skip(grant, reply.reason, SkipReason.CONCURRENCY)
         return self._skip(grant, reply.reason)
+
+    async def _reserve(self, grant: Grant, timeout_s: float) -> tuple[str, QuotaReply | None]:
+        """Reserve; once more where a window had just rolled, or where the store has lost what it knew.
+
+        Another try begins only while the request has waited for less than half of its budget.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            name, reply = await self._leave.reserve(grant, timeout_s)
+            if reply is None or not (reply.lost or reply.reason == "rolled"):
+                return name, reply
+            if reply.lost:
+                await self._leave.restored(grant.account, ASK_LIMIT_S / 2)
+            if loop.time() - began >= ASK_LIMIT_S / 2:
+                return name, reply
 
     def _shared_probes(self, grant: Grant) -> list[tuple[Circuit, Permit, float]]:
         """The probes of a grant whose places all instances share, with the ends of their leases.

@@ -24,7 +24,8 @@ from smartfallback.engine.sharing.account_facts import AccountFacts
 from smartfallback.engine.sharing.admission import Admission
 from smartfallback.engine.sharing.board import Board
 from smartfallback.engine.sharing.circuit_facts import CircuitFacts
-from smartfallback.engine.sharing.quota_share import QuotaShare, shares
+from smartfallback.engine.sharing.quota_share import QuotaShare
+from smartfallback.engine.sharing.standing import shares
 from smartfallback.model.events import (
     AdminChanged,
     AttentionRaised,

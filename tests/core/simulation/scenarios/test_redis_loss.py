@@ -21,7 +21,7 @@ from smartfallback import (
     StepState,
     SystemClock,
 )
-from smartfallback.engine.sharing.quota_share import QuotaShare
+from smartfallback.engine.sharing.leave import Leave
 from smartfallback.engine.sharing.sharing import Sharing
 from smartfallback.simulation import memory_store
 from smartfallback.simulation.drills.drill import SHARED_STORE, Drill
@@ -169,7 +169,7 @@ async def failed():
 
 
 async def test_an_engine_that_does_not_go_on_alone(monkeypatch):
-    monkeypatch.setattr(QuotaShare, "_widen", lambda self, account: None)
+    monkeypatch.setattr(Leave, "_widen", lambda self, account: None)
     at, missed = await failed()
     assert at in (1, 2)
     assert "answers come from antigravity only" in missed
