@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeAlias
 
+from textual.css.model import RuleSet
+from textual.css.stylesheet import Stylesheet
+from textual.css.types import CSSLocation
 from textual.events import Key
 from textual.keys import REPLACED_KEYS, _character_to_key, _get_unicode_name_from_key
 from textual.pilot import Pilot
@@ -18,6 +21,29 @@ from support.console_source import ScriptedSource
 
 ROUNDS = 5
 """A key may open something that mounts something that asks for a layout."""
+
+
+_parse_anew = Stylesheet._parse_rules
+_parsed: dict[tuple[object, ...], list[RuleSet]] = {}
+
+
+def _parse_once(
+    sheet: Stylesheet,
+    css: str,
+    read_from: CSSLocation,
+    is_default_rules: bool = False,
+    tie_breaker: int = 0,
+    scope: str = "",
+) -> list[RuleSet]:
+    """Each console has the same style sheets, and parsing them is a sixth of what opening one costs."""
+    origin = (read_from, is_default_rules, tie_breaker, scope)
+    key = (css, *origin, frozenset(sheet._variables.items()))
+    if key not in _parsed:
+        _parsed[key] = _parse_anew(sheet, css, *origin)
+    return _parsed[key]
+
+
+Stylesheet._parse_rules = _parse_once  # type: ignore[assignment]  # rules are only read once parsed
 
 
 async def settle(pilot: Pilot[None]) -> None:
