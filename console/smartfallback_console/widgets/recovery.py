@@ -282,11 +282,11 @@ class RecoveryLog(LineView):
 
     def show(self, snapshot: Snapshot | None) -> None:
         """Draw a snapshot; the cursor stays on its request."""
-        chosen = self.chosen
+        chosen = self._rows[self.cursor] if self.cursor < len(self._rows) else None
         self._snapshot = snapshot
         self._rows = rows(snapshot)
         places = [index for index, row in enumerate(self._rows) if isinstance(row, tuple)]
-        same = (index for index in places if _id(self._rows[index]) == chosen)
+        same = (index for index in places if _same(self._rows[index], chosen))
         kept = next(same, None) if chosen else None
         nearest = min(places, key=lambda index: abs(index - self.cursor), default=0)
         self.cursor = nearest if kept is None else kept
@@ -359,6 +359,13 @@ class RecoveryLog(LineView):
             self.cursor = row
             if event.chain >= 2:
                 self.action_open_row()
+
+
+def _same(row: Row, other: Row | None) -> bool:
+    """Whether both tell of one request, whose name another one may have had before the start."""
+    if isinstance(row, RecoveryRecord) and isinstance(other, RecoveryRecord):
+        return (row.request_id, row.at) == (other.request_id, other.at)
+    return other is not None and bool(_id(row)) and _id(row) == _id(other)
 
 
 def _id(row: Row) -> str:

@@ -166,6 +166,10 @@ class RoutingFeed(LineView):
         """Hide the cursor."""
         self.repaint_line(self.cursor)
 
+    def on_mount(self) -> None:
+        """Go to the end once there is something to scroll by: before that, scrolling does nothing."""
+        self.watch(self, "show_vertical_scrollbar", self.on_resize, init=False)
+
     def on_resize(self) -> None:
         """Stay at the end while following."""
         if self.following:
