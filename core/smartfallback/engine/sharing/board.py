@@ -7,6 +7,7 @@ order when it is back.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Final
@@ -32,7 +33,7 @@ from smartfallback.engine.sharing.fact_book import FactBook, Place, shortens
 from smartfallback.model.circuits import CircuitTarget
 from smartfallback.model.sharing import Fact, FactWrite
 from smartfallback.policy.circuit import CircuitChange
-from smartfallback.state.shared import SharedStore
+from smartfallback.state.shared import SharedStore, StoreLostError
 
 _AT_ONCE: Final = 500
 """Facts written, or subjects read, in one exchange."""
@@ -126,7 +127,7 @@ class Board:
 
     def circuit_changed(self, change: CircuitChange) -> None:
         """A circuit has changed."""
-        if self._concerns(change.target) and not self._rehearsed(change.target):
+        if self._concerns(change.target) and not self._apart(change.target):
             standing = self._circuit_facts.changed(change)
             if standing is not None:
                 self._book.tell(place_of(change.target), standing)
@@ -226,7 +227,16 @@ class Board:
         Raises:
             StoreLostError: The store can't be reached; what was not read still is to be.
         """
-        await self.read(islice(self._unread, most))
+        batch = list(islice(self._unread, most))
+        try:
+            await self.read(batch)
+        except (StoreLostError, asyncio.CancelledError):
+            raise
+        except BaseException:
+            # One that can't be read must not keep the others from being read; its turn comes again.
+            for subject in batch:
+                self._unread.pop(subject, None)
+            raise
 
     def miss(self, most: int | None = None) -> None:
         """News may have been missed: of all subjects, or of the next so many in their turn."""
@@ -236,6 +246,12 @@ class Board:
         for _ in range(min(most, len(self._subjects))):
             self._next_reread = (self._next_reread + 1) % len(self._subjects)
             self._unread[self._subjects[self._next_reread]] = None
+
+    def miss_these(self, subjects: Iterable[str]) -> None:
+        """There are news of these: they are read before all others."""
+        first = dict.fromkeys(subject for subject in subjects if self._knows(*_parts(subject)))
+        if first:
+            self._unread = first | self._unread
 
     async def read_passed_over(self) -> None:
         """Hear what was said of accounts while they were in a rehearsal that is over.
@@ -324,7 +340,7 @@ class Board:
     def _adopt_all(self, subject: str, facts: Mapping[str, Fact]) -> None:
         kind, name = _parts(subject)
         account = self._accounts.get(name) if kind == "account" else None
-        if account is None and not (kind == "provider" and name in self._providers):
+        if not self._knows(kind, name):
             return
         if self._kept(kind, name):
             self._passed_over[subject] = None
@@ -371,12 +387,14 @@ class Board:
         provider = self._providers.get(name)
         return provider is not None and provider.kept is not None
 
+    def _knows(self, kind: str, name: str) -> bool:
+        return name in self._accounts if kind == "account" else kind == "provider" and name in self._providers
+
     def _concerns(self, target: CircuitTarget) -> bool:
         """Whether others have a part in it; a model on this machine is this machine's."""
-        kind, name = _parts(place_of(target)[0])
-        return name in (self._accounts if kind == "account" else self._providers)
+        return self._knows(*_parts(place_of(target)[0]))
 
-    def _rehearsed(self, target: CircuitTarget) -> bool:
+    def _apart(self, target: CircuitTarget) -> bool:
         subject, _ = place_of(target)
         return self._kept(*_parts(subject))
 

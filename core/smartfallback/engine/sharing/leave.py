@@ -10,7 +10,7 @@ from typing import Final
 from smartfallback.clock import Clock
 from smartfallback.engine.grant import Grant
 from smartfallback.engine.roster import AccountRuntime
-from smartfallback.engine.sharing.quota_share import QuotaShare
+from smartfallback.engine.sharing.quota_share import MOST_ENDED, QuotaShare
 from smartfallback.engine.sharing.standing import SLOTS, add, ledger_of
 from smartfallback.model.sharing import HoldRequest, QuotaReply
 from smartfallback.policy.ledger import Reservation

@@ -297,18 +297,14 @@ class Sharing:
     async def _hear_and_tell(self) -> None:
         """Hear what there are hints at, and tell what needs no quota to be told before."""
         heard, self._heard = self._heard, {}
-        try:
-            await self._board.read(heard)
-            await self._board.read_passed_over()
-            await self._board.read_unread()
-            await self._board.write(early=True)
-        except (StoreLostError, asyncio.CancelledError):
-            self._heard = {**heard, **self._heard}
-            raise
         for subject in heard:
             account = self._roster.accounts.get(subject.removeprefix("account:"))
             if account is not None and shares(account):
                 self._quota.look_at(account)
+        self._board.miss_these(heard)
+        await self._board.read_unread()
+        await self._board.read_passed_over()
+        await self._board.write(early=True)
 
     async def _exchange_next(self) -> None:
         """Exchange some of the quotas of which something may have been missed."""
