@@ -109,4 +109,3 @@ async def test_a_rehearsed_probe_takes_nobody_s_place(server):
             await told(two, one)
             after = server.command("KEYS", "*probes*") + server.command("KEYS", "*dropped*")
             assert before == after == []
-
