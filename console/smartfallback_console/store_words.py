@@ -90,12 +90,12 @@ def meaning(view: StoreView) -> str:
     if view.slow:
         return (
             "Requests don't wait for it and go on from memory. Changes still reach the other instances, only "
-            "later; between them a limit may be passed by what each has not heard of yet."
+            "later; each spends what it has leased, and a part of its share where that runs out."
         )
     return (
-        "Requests go on from memory. Until it is back each instance counts for itself, so that together they "
-        "may pass a limit, and what is drained, opened or rested here is not seen elsewhere. All of it is "
-        "merged on its return."
+        "Requests go on from memory. Until it is back each instance spends what it had leased and its share of "
+        "what was left, and what is drained, opened or rested here is not seen elsewhere. All of it is merged "
+        "on its return."
     )
 
 
