@@ -135,13 +135,15 @@ class Sharer:
     events: list[Event] = field(default_factory=list)
 
     def account(self, name: str) -> AccountView:
-        return self.orchestrator.snapshot().account(name)
+        view = self.orchestrator.snapshot().account(name)
+        assert view is not None
+        return view
 
     def circuit(self, target: CircuitTarget) -> CircuitView:
         snapshot = self.orchestrator.snapshot()
         if target.scope is CircuitScope.PROVIDER:
             return next(each.provider_circuit for each in snapshot.pools if each.provider_id == target.name)
-        account = snapshot.account(target.name.partition("/")[0])
+        account = self.account(target.name.partition("/")[0])
         if target.scope is CircuitScope.ACCOUNT:
             return account.circuit
         return next(each for each in account.model_circuits if each.target == target)
@@ -237,8 +239,7 @@ async def told(teller: Sharer, *hearers: Sharer) -> None:
         teller.do(Enable("mark"))
     word = f"word {uuid.uuid4().hex[:8]}"
     teller.do(Disable("mark", word))
-    for hearer in hearers:
-        await until(lambda hearer=hearer: hearer.account("mark").admin_reason == word)
+    await until(lambda: all(hearer.account("mark").admin_reason == word for hearer in hearers))
     await until(lambda: teller.orchestrator.snapshot().store.unsent == 0)
 
 
@@ -264,9 +265,7 @@ class OffClock:
 async def lost(*sharers: Sharer, server: Any) -> AsyncIterator[None]:
     """A time in which the server is down; it comes back with what it had."""
     server.stop(save=True)
-    for sharer in sharers:
-        await until(lambda sharer=sharer: not sharer.store.status.reachable)
+    await until(lambda: not any(sharer.store.status.reachable for sharer in sharers))
     yield
     server.start()
-    for sharer in sharers:
-        await until(lambda sharer=sharer: sharer.store.status.usable)
+    await until(lambda: all(sharer.store.status.usable for sharer in sharers))

@@ -290,7 +290,6 @@ class Sharing:
             await self._quota.exchange(due[start : start + _EXCHANGED_AT_ONCE])
         await self._exchange_next()
         await self._board.write()
-        await self._drop_probes()
         if self._board.busy or self._unexchanged:
             self._quota.wake.set()
 
@@ -305,6 +304,7 @@ class Sharing:
         await self._board.read_unread()
         await self._board.read_passed_over()
         await self._board.write(early=True)
+        await self._drop_probes()
 
     async def _exchange_next(self) -> None:
         """Exchange some of the quotas of which something may have been missed."""
@@ -380,6 +380,8 @@ class Sharing:
     def _set_clock(self) -> None:
         """Go by the store's clock."""
         offset_s = self._store.offset_s
+        if abs(offset_s) <= _CLOCK_DIFFERS_S:
+            offset_s = 0.0  # so that those on one machine agree exactly
         if not self._clock.is_set:
             moved_s = self._clock.set(offset_s)
             self._started_at += moved_s
