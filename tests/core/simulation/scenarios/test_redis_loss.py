@@ -143,7 +143,7 @@ async def test_the_store_can_be_taken_away_by_hand(server):
             pass  # no account is held for it
         assert simulator.stop_drill(drill.id)
         assert running.orchestrator.snapshot().store.degraded_since is None
-        simulator.start_drill(Drill(SHARED_STORE, NoAnswer(), duration_s=0.2))
+        simulator.start_drill(Drill(SHARED_STORE, NoAnswer(), duration_s=2.5))
         await until(lambda: running.orchestrator.snapshot().store.degraded_since)
         await until(lambda: running.orchestrator.snapshot().store.degraded_since is None)
         assert simulator.stop_all_drills() == 0
