@@ -83,7 +83,7 @@ async def test_four_processes_of_which_one_is_killed_spend_a_limit_once(tmp_path
                     answer_s=0.2,
                     cancel_share=0.15,
                     settle_twice_share=0.15,
-                    refusals=20,
+                    refusals=8,
                     pause_s=0.15,
                     seed=instance.setup.number,
                 )
