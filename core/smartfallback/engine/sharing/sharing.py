@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import math
 import os
@@ -36,7 +37,7 @@ from smartfallback.model.events import (
     QuotaStatusChanged,
     StateNotice,
 )
-from smartfallback.model.sharing import InstanceView, SharingSpec, StoreView
+from smartfallback.model.sharing import Fact, FactWrite, InstanceView, SharingSpec, StoreView
 from smartfallback.policy.circuit import CircuitChange
 from smartfallback.policy.ledger import AccountLedger
 from smartfallback.state.shared import SharedStore, StoreLostError, StoreStatus
@@ -49,6 +50,8 @@ REREAD_S: Final = 5
 """In so many seconds all facts are read again, whether or not a hint has come: whoever told of a change
 may have died before the hint. That is as long as it takes no more than so many a second:"""
 MOST_REREAD_PER_S: Final = 2_000
+JOINED: Final = "instances:all"
+"""The subject of hints that an instance has come: how many there are decides on each one's share."""
 BREATH_S: Final = 0.004
 """The least time between two exchanges that no request waits for."""
 HEARTBEAT_S: Final = 1.0
@@ -132,6 +135,7 @@ class Sharing:
         self._unexchanged: deque[AccountRuntime] = deque()
         """Accounts of whose quota the store, or this instance, may have missed something."""
         self._heard: dict[str, None] = {}
+        self._joined = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._quota = QuotaShare(roster, placement, clock, store, self.instance, spec.mode, line)
         self._board = Board(
@@ -189,8 +193,10 @@ class Sharing:
             self._own(work, f"smartfallback-sharing-{name}")
 
     async def _catch_up(self) -> None:
-        """Hear all from the others."""
+        """Hear all from the others, who hear at once that there is one more to share with."""
         await self._beat_once()
+        here = Fact(json.dumps(self._name), self._clock.time(), self.instance)
+        await self._store.write_facts([FactWrite(JOINED, "instance", here)])
         while self._board.behind:
             await self._board.read_unread()
         await self._quota.exchange_all()
@@ -339,7 +345,9 @@ class Sharing:
         async for change in self._store.changes():
             if change.by == self.instance:
                 continue
-            if change.subject:
+            if change.subject == JOINED:
+                self._joined.set()
+            elif change.subject:
                 self._heard[change.subject] = None
             elif change.by:
                 self._board.miss()
@@ -349,7 +357,10 @@ class Sharing:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._joined.wait()
+            self._joined.clear()
             if self._store.status.reachable:
                 self._board.miss(min(MOST_REREAD_PER_S, math.ceil(self._board.size / REREAD_S)))
                 await self._try(self._beat_once())

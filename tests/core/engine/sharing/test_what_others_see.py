@@ -259,3 +259,10 @@ async def test_a_reading_is_asked_for_once_and_known_to_all(url):
         await until(lambda: two.account("a1").quota.windows[0].used == 3_500.0)
         assert two.account("a1").quota_note == "as told"
         assert two.account("a1").quota.windows[0].label is TruthLabel.REPORTED
+
+
+async def test_whoever_comes_is_counted_at_once(url, monkeypatch):
+    monkeypatch.setattr("smartfallback.engine.sharing.sharing.HEARTBEAT_S", 600.0)
+    async with sharing(url) as (one, two):
+        await until(lambda: len(one.orchestrator.snapshot().store.instances) == 2)
+        assert len(two.orchestrator.snapshot().store.instances) == 2
