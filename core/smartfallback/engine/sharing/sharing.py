@@ -65,8 +65,8 @@ _EXCHANGED_AT_ONCE: Final = 50
 _CLOCK_STEP_S: Final = 2.0
 """By more, windows may be others than they seemed to be."""
 _MOST_COMPLAINTS: Final = 20
-_CLOCK_DIFFERS_S: Final = 0.02
-"""Clocks that differ by less are one: so exactly their difference is not known."""
+_CLOCK_DIFFERS_S: Final = 0.05
+"""Clocks that differ by less are one: on a busy machine their difference is not known better."""
 
 _NEWS: Final = (
     AdminChanged,
@@ -389,15 +389,16 @@ class Sharing:
         self._beaten = True
 
     def _set_clock(self) -> None:
-        """Go by the store's clock."""
+        """Go by the store's clock, as far as it is known to differ: those on one machine agree exactly."""
+        known_to_s = max(_CLOCK_DIFFERS_S, (self._store.status.lag_s or 0.0) / 2)
         offset_s = self._store.offset_s
-        if abs(offset_s) <= _CLOCK_DIFFERS_S:
-            offset_s = 0.0  # so that those on one machine agree exactly
+        if abs(offset_s) <= known_to_s:
+            offset_s = 0.0
         if not self._clock.is_set:
             moved_s = self._clock.set(offset_s)
             self._started_at += moved_s
             self._board.clock_moved(moved_s)
-        elif abs(offset_s - self._clock.offset_s) > _CLOCK_DIFFERS_S:
+        elif abs(offset_s - self._clock.offset_s) > known_to_s:
             self._board.clock_moved(self._clock.set(offset_s))
 
     # -- what the operator sees ----------------------------------------------------------------
