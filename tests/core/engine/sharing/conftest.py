@@ -1,4 +1,4 @@
-"""One Redis server for the tests that leave it alone, each under a prefix of its own."""
+"""One Redis server for the tests that leave it alone, each under a prefix of its own; and quick hearts."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def server() -> Iterator[RedisServer]:
     """One that the test may treat as it likes."""
     with RedisServer() as own:
         yield own
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens once a second happens more often, so that no test waits for it."""
+    monkeypatch.setattr("smartfallback.engine.sharing.sharing.HEARTBEAT_S", 0.2)
+    monkeypatch.setattr("smartfallback.engine.sharing.quota_share.POLL_S", 0.2)

@@ -23,6 +23,7 @@ from smartfallback import (
     ResetCircuit,
     Resume,
     SetCircuitMode,
+    SkipReason,
     TruthLabel,
     WindowKind,
 )
@@ -30,7 +31,7 @@ from smartfallback.model.events import AdminChanged, AttentionRaised, CircuitCha
 from smartfallback.model.quota import QuotaReading, WindowReading
 from smartfallback.quota_sources.refresher import Watch
 from support.scripted import ANSWER, Pause, ask, failure
-from support.sharers import API, both_heard, of_account, of_model, sharing, told
+from support.sharers import API, both_heard, make, of_account, of_model, sharing, told
 from support.waiting import until
 
 
@@ -121,7 +122,11 @@ async def test_a_rest_of_one_model_leaves_the_account(url):
         await until(lambda: two.account("a1").cooldown_until)
         skip = two.account("a1").skip
         assert skip is not None
-        assert "cloud-model" in str(two.account("a1").cooldown_reason) or skip.detail
+        assert skip.reason is SkipReason.COOLDOWN
+        # Another model of it is asked.
+        (account,) = [each for each in two.orchestrator._roster.accounts.values() if each.id == "a1"]
+        assert list(account.model_blocks) == ["cloud-model"]
+        assert account.cooldown_until is None
         assert two.account("a1").circuit.state is CircuitState.CLOSED
         one.do(ResetCircuit(of_account("a1")))
         await until(lambda: two.account("a1").cooldown_until is None)
@@ -155,10 +160,10 @@ class Source:
 
     async def read(self, account: AccountSpec) -> QuotaReading:
         self.asked += 1
-        read_at = time.time()
         if self.pause is not None:
             self.pause.reached.set()
             await self.pause.go_on.wait()
+        read_at = time.time()
         window = WindowReading("week", WindowKind.WEEK, QuotaUnit.TOKENS, percent_used=self.percent)
         return QuotaReading(account.id, self.name, TruthLabel.REPORTED, read_at, (window,), note="as told")
 
@@ -266,3 +271,24 @@ async def test_whoever_comes_is_counted_at_once(url, monkeypatch):
     async with sharing(url) as (one, two):
         await until(lambda: len(one.orchestrator.snapshot().store.instances) == 2)
         assert len(two.orchestrator.snapshot().store.instances) == 2
+
+
+async def test_what_is_spent_while_the_own_source_is_asked_counts_though_another_answers_first(url):
+    ours, theirs = Source(), Source()
+    prefix = "two-sources"
+    one = make("A", url, prefix, sources=watch(theirs, AccountSpec("a1")))
+    two = make("B", url, prefix, sources=watch(ours, AccountSpec("a1")))
+    async with one.orchestrator, two.orchestrator:
+        for sharer in (one, two):
+            await until(lambda sharer=sharer: sharer.account("a1").quota.windows[0].used == 1_000.0)
+        ours.pause = Pause()
+        two.do(RefreshQuota("a1"))
+        await ours.pause.reached.wait()
+        assert await two.answered("a1")
+        theirs.percent = 35.0
+        one.do(RefreshQuota("a1"))
+        await until(lambda: two.account("a1").quota.windows[0].used >= 3_500.0)
+        ours.percent = 40.0
+        ours.pause.go_on.set()
+        await until(lambda: two.account("a1").quota.windows[0].used >= 4_000.0)
+        assert two.account("a1").quota.windows[0].used == 4_015.0
