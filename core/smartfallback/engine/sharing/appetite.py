@@ -68,6 +68,10 @@ class Demand:
             for key, need in self._needs.items()
         }
 
+    def is_busy(self, now: float) -> bool:
+        """Whether the account was used here lately."""
+        return now - max(self._used_at, self._peak_at if self._peak else -math.inf) <= IDLE_S
+
     def wanted_slots(
         self, running: int, most: int, instances: int, *, line: int, now: float
     ) -> tuple[float, float]:

@@ -26,6 +26,7 @@ AMPLE: Final = 0.5
 """With more than this share of a quota left, a few requests need not wait for leave."""
 FRESH_S: Final = 0.2
 """What was heard so lately can't have changed much."""
+_PARTS_WHILE_SLOW: Final = 8
 
 
 class Leave:
@@ -162,10 +163,11 @@ class Leave:
     def has_place(self, account: AccountRuntime) -> bool:
         """Whether the latest attempt has a place although the store can't be asked for one (strict).
 
-        Each instance has its share of them, as far as others were not known to have taken more.
+        Each instance has its share of them, as far as others were not known to have taken more; a small
+        part of it while the store is only slow, since others may still be given theirs by it.
         """
-        most = account.spec.max_concurrency
-        share = min(max(1, most // max(1, self._share.instances)), account.slots)
+        parts = max(1, self._share.instances) * (1 if self._is_silent(account) else _PARTS_WHILE_SLOW)
+        share = min(max(1, account.spec.max_concurrency // parts), account.slots)
         if account.in_flight <= share:
             return True
         self._share.starves(account)

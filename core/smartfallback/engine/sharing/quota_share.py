@@ -29,9 +29,11 @@ LEASE_S: Final = 10.0
 """How long a slice stands without a word from its instance; then it counts as spent."""
 RENEW_S: Final = 1.0
 """How often the slices of an account are renewed at least."""
+IDLE_RENEW_S: Final = 3.0
+"""The same where nothing happens, and only places are leased."""
 POLL_S: Final = 1.0
 """How often what others used is looked at, while that means at most so many accounts a second:"""
-MOST_POLLED_PER_S: Final = 400
+MOST_POLLED_PER_S: Final = 200
 _AT_ONCE: Final = 200
 """Accounts in one exchange."""
 MOST_ENDED: Final = 1_000
@@ -117,7 +119,9 @@ class QuotaShare:
         found.update(self._dirty)
         found.update(self._starved)
         for account in self._leasing:
-            if now - self.standing(account).exchanged_at >= RENEW_S:
+            standing = self.standing(account)
+            renew_s = RENEW_S if standing.demand.is_busy(now) else IDLE_RENEW_S
+            if now - standing.exchanged_at >= renew_s:
                 found[account] = None
         found.update(dict.fromkeys(self._polled(now)))
         return list(found)
@@ -217,7 +221,7 @@ class QuotaShare:
         wants = {}
         if not leaving:
             wants = standing.demand.wants(ledger_of(account).spent(), self._clock.monotonic())
-        windows = self._keep(account, self.windows(account, wants), wants)
+        windows = self._keep(account, self.windows(account, wants, leaving=leaving), wants)
         return AccountReport(
             account=account.id,
             windows=windows,
@@ -228,7 +232,9 @@ class QuotaShare:
             also=ledger_of(account).not_begun,
         )
 
-    def windows(self, account: AccountRuntime, wants: Mapping[str, Appetite]) -> tuple[WindowReport, ...]:
+    def windows(
+        self, account: AccountRuntime, wants: Mapping[str, Appetite], *, leaving: bool = False
+    ) -> tuple[WindowReport, ...]:
         """This instance's side of all windows, and of concurrency: a window that never ends.
 
         In strict mode what is held is known to the store; slices are only for when it can't be asked.
@@ -240,10 +246,12 @@ class QuotaShare:
             unasked = standing.unasked
             slots = WindowReport(SLOTS, 0.0, math.inf, most, 0.0, unasked.get(SLOTS, 0.0))
             return (*ledger.reports(now, wants, unasked), slots)
-        line = self._line() if running >= account.slots else 0
-        want, need = standing.demand.wanted_slots(
-            running, most, self.instances, line=line, now=self._clock.monotonic()
-        )
+        want = need = 0.0
+        if not leaving:
+            line = self._line() if running >= account.slots else 0
+            want, need = standing.demand.wanted_slots(
+                running, most, self.instances, line=line, now=self._clock.monotonic()
+            )
         return (
             *ledger.reports(now, wants, ledger.held(standing.asking)),
             WindowReport(SLOTS, 0.0, math.inf, most, 0.0, running, want, need),

@@ -11,7 +11,7 @@ from smartfallback import AdminState, Disable, Drain, Orchestrator, SqliteStateS
 from smartfallback.model.events import StateNotice
 from smartfallback.model.sharing import SharingMode
 from support.scripted import ANSWER, Pause
-from support.sharers import both_heard, lost, make, sharing, told
+from support.sharers import CAP, both_heard, lost, make, sharing, told
 from support.waiting import until
 
 
@@ -103,3 +103,19 @@ async def test_the_operator_is_told_of_each_change_of_the_store_once(server):
         await both_heard(one, two)
         assert two.orchestrator.snapshot().store.degraded_since is None
         assert one.account("a1").admin is AdminState.DISABLED
+
+
+async def test_its_places_are_free_at_once(url, monkeypatch):
+    monkeypatch.setattr("smartfallback.engine.sharing.quota_share.LEASE_S", 600.0)
+    async with sharing(url) as (one, two):
+        await both_heard(one, two)
+        for _ in range(3):
+            assert await two.answered("a1")
+        await two.orchestrator.aclose()
+        pauses = [Pause() for _ in range(CAP)]
+        one.upstream.queue("a1", *((pause, *ANSWER) for pause in pauses))
+        running = [asyncio.create_task(one.answered("a1")) for _ in pauses]
+        await until(lambda: all(pause.reached.is_set() for pause in pauses))
+        for pause in pauses:
+            pause.go_on.set()
+        assert all(await asyncio.gather(*running))
