@@ -93,9 +93,9 @@ def meaning(view: StoreView) -> str:
             "later; each spends what it has leased, and a part of its share where that runs out."
         )
     return (
-        "Requests go on from memory. Until it is back each instance spends what it had leased and its share of "
-        "what was left, and what is drained, opened or rested here is not seen elsewhere. All of it is merged "
-        "on its return."
+        "Requests go on from memory. Until it is back each instance spends what it had leased and its share "
+        "of what was left, and what is drained, opened or rested here is not seen elsewhere. All of it is "
+        "merged on its return."
     )
 
 

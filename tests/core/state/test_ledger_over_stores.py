@@ -281,5 +281,6 @@ def test_what_is_used_and_held_is_what_the_model_says(kind: str, url: str) -> No
         return Machine()
 
     run_state_machine_as_test(
-        machine, settings=settings(deadline=None, max_examples=12 // count**2, stateful_step_count=25, database=None)
+        machine,
+        settings=settings(deadline=None, max_examples=12 // count**2, stateful_step_count=25, database=None),
     )
