@@ -49,9 +49,10 @@ async def test_drain_by_key_asks_then_drains_with_the_reason(console: Opener) ->
         assert "drained" in running.screen_text()
 
 
-async def test_declining_does_nothing(console: Opener) -> None:
+@pytest.mark.parametrize("key", ["escape", "ctrl+c"])
+async def test_declining_does_nothing(console: Opener, key: str) -> None:
     async with console() as running:
-        await running.press("d", "escape")
+        await running.press("d", key)
         assert not isinstance(running.app.screen, ConfirmDialog)
         assert running.source.commands == []
 

@@ -30,6 +30,7 @@ class ChooseDialog(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "decline", "Cancel"),
+        Binding("ctrl+c", "decline", show=False, priority=True),
         Binding("j", "next(1)", "Down", show=False),
         Binding("k", "next(-1)", "Up", show=False),
     ]

@@ -28,7 +28,11 @@ class Answer(NamedTuple):
 class ConfirmDialog(ModalScreen[Answer | None]):
     """Says what will happen, takes a reason, and gives None when the operator declines."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "decline", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "decline", "Cancel"),
+        # Before the field that has the focus takes it for "copy".
+        Binding("ctrl+c", "decline", show=False, priority=True),
+    ]
 
     DEFAULT_CSS = """
     ConfirmDialog {

@@ -50,7 +50,11 @@ class RunDialog(ModalScreen[bool]):
         scenario: What is to be run.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "decline", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "decline", "Cancel"),
+        # Before the field that has the focus takes it for "copy".
+        Binding("ctrl+c", "decline", show=False, priority=True),
+    ]
     DEFAULT_CSS = f"RunDialog {{ {CSS} }}"
 
     def __init__(self, scenario: ScenarioView) -> None:
@@ -119,7 +123,11 @@ class FaultDialog(ModalScreen[Drill | None]):
         real: Whether real accounts are touched.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "decline", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "decline", "Cancel"),
+        # Before the field that has the focus takes it for "copy".
+        Binding("ctrl+c", "decline", show=False, priority=True),
+    ]
     DEFAULT_CSS = f"FaultDialog {{ {CSS} }}"
 
     def __init__(
